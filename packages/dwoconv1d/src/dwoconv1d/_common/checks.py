@@ -1,0 +1,60 @@
+# edit in shared/common/python/checks.py
+"""Argument checks shared by the public functions: one plain sentence with the argument, its value and the remedy."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def positive_int(name: str, value: object) -> int:
+    """Returns `value` if it is an integer of at least 1.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: below 1.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, but it is {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, but it is {value}.")
+    return value
+
+
+def positive_pair(name: str, value: object) -> tuple[int, int]:
+    """Returns `(rows, columns)` from one positive integer or a pair of them."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"{name} must be one integer or a pair (rows, columns), but it is {value!r}.")
+        return positive_int(name, value[0]), positive_int(name, value[1])
+    return positive_int(name, value), value
+
+
+def floating_tensor(name: str, value: object, shape: str) -> None:
+    """Checks that `value` is a real floating-point tensor of the rank that `shape`, for example `"(N, C, H, W)"`, spells.
+
+    Raises:
+        TypeError: not a tensor, or not of a floating-point dtype.
+        ValueError: wrong rank.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor of shape {shape}, but it is a {type(value).__name__}.")
+    if value.dim() != shape.count(",") + (not shape.endswith(",)")):
+        raise ValueError(f"{name} must have shape {shape}, but it has shape {tuple(value.shape)}.")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be floating point, but its dtype is {value.dtype}: convert it with .to().")
+
+
+def same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Checks that two tensors live on one device."""
+    if value.device != other.device:
+        raise ValueError(
+            f"{name} is on {value.device} but {other_name} is on {other.device}: move one with .to(device)."
+        )
+
+
+def same_dtype(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Checks that two tensors have one dtype."""
+    if value.dtype != other.dtype:
+        raise TypeError(
+            f"{name} is {value.dtype} but {other_name} is {other.dtype}: convert one with .to(), or use torch.autocast."
+        )

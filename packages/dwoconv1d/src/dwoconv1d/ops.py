@@ -1,0 +1,178 @@
+"""The three ops of the package as torch sees them: schemas, fake kernels, autograd, vmap, autocast.
+
+`oriented_conv1d` and its two gradients are linear in each of their arguments and are each other's gradients, so any number of
+backward passes needs nothing but these three. Kernels come from `csrc/`, `cupy_backend` or `reference`; `_common.backends`
+says which. Geometry arrives as integer offsets (2, C, K), rows and columns, so all kernels see the same pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import reference
+from ._common.backends import Backends
+
+SCHEMAS = {
+    "oriented_conv1d": "oriented_conv1d(Tensor x, Tensor weight, Tensor offsets, Tensor? bias, int stride_h, int stride_w, "
+    "bool residual) -> Tensor",
+    "oriented_conv1d_grad_input": "oriented_conv1d_grad_input(Tensor grad, Tensor weight, Tensor offsets, SymInt height, "
+    "SymInt width, int stride_h, int stride_w, bool residual) -> Tensor",
+    "oriented_conv1d_grad_weight": "oriented_conv1d_grad_weight(Tensor grad, Tensor x, Tensor offsets, int stride_h, "
+    "int stride_w) -> (Tensor grad_weight, Tensor grad_bias)",
+}
+KERNELS = {
+    "oriented_conv1d": reference.forward,
+    "oriented_conv1d_grad_input": reference.grad_input,
+    "oriented_conv1d_grad_weight": reference.grad_weight,
+}
+backends = Backends("dwoconv1d", SCHEMAS, KERNELS)
+_forward = torch.ops.dwoconv1d.oriented_conv1d.default
+_grad_input = torch.ops.dwoconv1d.oriented_conv1d_grad_input.default
+_grad_weight = torch.ops.dwoconv1d.oriented_conv1d_grad_weight.default
+
+
+def _call(op, *args):
+    """Calls an op, past torch's Python autograd wrapper (tens of microseconds) where nothing can need a gradient."""
+    if (
+        torch.compiler.is_compiling()
+        or (torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args))
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+    ):
+        return op(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
+def oriented_conv1d(
+    x: Tensor,  # (N, C, H, W)
+    weight: Tensor,  # (C, K)
+    offsets: Tensor,  # int32 (2, C, K)
+    bias: Tensor | None,  # (C,)
+    stride: tuple[int, int],
+    residual: bool,
+) -> Tensor:  # (N, C, ceil(H / stride), ceil(W / stride))
+    """Runs the op."""
+    return _call(_forward, x, weight, offsets, bias, *stride, residual)
+
+
+def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Casts the arguments of the op to autocast's dtype where autocast is on, as it does for `conv2d`; float64 stays."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+def _layout(t: Tensor) -> torch.memory_format:
+    return torch.channels_last if reference.channels_last(t) else torch.contiguous_format
+
+
+@torch.library.register_fake("dwoconv1d::oriented_conv1d")
+def _(x, weight, offsets, bias, stride_h, stride_w, residual):
+    shape = (*x.shape[:2], -(-x.shape[2] // stride_h), -(-x.shape[3] // stride_w))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+
+
+@torch.library.register_fake("dwoconv1d::oriented_conv1d_grad_input")
+def _(grad, weight, offsets, height, width, stride_h, stride_w, residual):
+    shape = (*grad.shape[:2], height, width)
+    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=_layout(grad))
+
+
+@torch.library.register_fake("dwoconv1d::oriented_conv1d_grad_weight")
+def _(grad, x, offsets, stride_h, stride_w):
+    return grad.new_empty(offsets.shape[1:]), grad.new_empty(offsets.shape[1])
+
+
+# Gradients. An image gradient takes the layout of the image it belongs to, as in torch's convolutions: it often arrives expanded
+# or transposed. Only what a wanted gradient reads is kept for the backward pass.
+
+
+def _forward_setup(ctx, inputs, output):
+    x, weight, offsets, bias, *ctx.stride, ctx.residual = inputs
+    ctx.size, ctx.layout = x.shape[2:], _layout(x)
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None, offsets)
+
+
+def _forward_backward(ctx, grad):
+    (x, weight, offsets), needs = ctx.saved_tensors, ctx.needs_input_grad
+    grad = grad.contiguous(memory_format=ctx.layout)
+    grad_x = _call(_grad_input, grad, weight, offsets, *ctx.size, *ctx.stride, ctx.residual) if needs[0] else None
+    grad_weight = grad_bias = None
+    if needs[1]:
+        grad_weight, grad_bias = _call(_grad_weight, grad, x, offsets, *ctx.stride)
+    elif needs[3]:
+        grad_bias = grad.sum((0, 2, 3))
+    return grad_x, grad_weight, None, grad_bias if needs[3] else None, None, None, None
+
+
+def _grad_input_setup(ctx, inputs, output):
+    grad, weight, offsets, _, _, *ctx.stride, ctx.residual = inputs
+    ctx.layout = _layout(grad)
+    ctx.save_for_backward(grad if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None, offsets)
+
+
+def _grad_input_backward(ctx, image):
+    (grad, weight, offsets), needs = ctx.saved_tensors, ctx.needs_input_grad
+    image = image.contiguous(memory_format=ctx.layout)
+    grad_grad = _call(_forward, image, weight, offsets, None, *ctx.stride, ctx.residual) if needs[0] else None
+    grad_weight = _call(_grad_weight, grad, image, offsets, *ctx.stride)[0] if needs[1] else None
+    return grad_grad, grad_weight, *[None] * 6
+
+
+def _grad_weight_setup(ctx, inputs, output):
+    grad, x, offsets, *ctx.stride = inputs
+    ctx.size = x.shape[2:]
+    ctx.save_for_backward(grad if ctx.needs_input_grad[1] else None, x if ctx.needs_input_grad[0] else None, offsets)
+
+
+def _grad_weight_backward(ctx, weight, bias):
+    (grad, x, offsets), needs = ctx.saved_tensors, ctx.needs_input_grad
+    grad_grad = _call(_forward, x, weight, offsets, bias, *ctx.stride, False) if needs[0] else None
+    grad_x = _call(_grad_input, grad, weight, offsets, *ctx.size, *ctx.stride, False) if needs[1] else None
+    return grad_grad, grad_x, None, None, None
+
+
+torch.library.register_autograd(_forward, _forward_backward, setup_context=_forward_setup)
+torch.library.register_autograd(_grad_input, _grad_input_backward, setup_context=_grad_input_setup)
+torch.library.register_autograd(_grad_weight, _grad_weight_backward, setup_context=_grad_weight_setup)
+
+
+# vmap. Channels never mix, so a mapped dimension joins the batch where only images carry it, else the channels.
+
+CHANNEL_DIM = {"x": 1, "grad": 1, "weight": 0, "offsets": 1, "bias": 0}
+
+
+def _register_vmap(op, names: tuple[str, ...]):
+    """`names` are the op's leading tensor arguments."""
+    images = [name in ("x", "grad") for name in names]
+
+    def vmap(info, in_dims, *args):
+        mapped = [d is not None for d in in_dims[: len(names)]]
+        size = info.batch_size
+        tensors, rest = args[: len(names)], args[len(names) :]
+        if op is not _grad_weight and not any(m and not image for m, image in zip(mapped, images)):
+            tensors = [t.movedim(d, 0).flatten(0, 1) if m else t for t, d, m in zip(tensors, in_dims, mapped)]
+            return op(*tensors, *rest).unflatten(0, (size, -1)), 0
+        folded = []
+        for name, t, d, m in zip(names, tensors, in_dims, mapped):
+            if t is not None:
+                at = CHANNEL_DIM[name]
+                t = t.movedim(d, at) if m else t.unsqueeze(at).expand(*t.shape[:at], size, *t.shape[at:])
+                t = t.flatten(at, at + 1)
+            folded.append(t)
+        out = op(*folded, *rest)
+        if op is _grad_weight:
+            return tuple(t.unflatten(0, (size, -1)) for t in out), (0, 0)
+        return out.unflatten(1, (size, -1)), 1
+
+    torch.library.register_vmap(op, vmap)
+
+
+_register_vmap(_forward, ("x", "weight", "offsets", "bias"))
+_register_vmap(_grad_input, ("grad", "weight", "offsets"))
+_register_vmap(_grad_weight, ("grad", "x", "offsets"))
