@@ -9,14 +9,18 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from . import functional, modules, ops, reference
+from ._common.convert import ConvertReport
+from .convert import convert
 from .functional import assign_angles, oriented_conv1d, oriented_conv1d_at, rasterize, tap_offsets
 from .modules import OrientedConv1d
 
 __version__ = "0.1.0"
 __all__ = [
+    "ConvertReport",
     "OrientedConv1d",
     "assign_angles",
     "backend_info",
+    "convert",
     "functional",
     "modules",
     "oriented_conv1d",
