@@ -7,9 +7,12 @@ says which. Geometry arrives as integer offsets (2, C, K), rows and columns, so 
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.flop_counter import register_flop_formula
 
 from . import reference
 from ._common.backends import Backends
@@ -61,7 +64,7 @@ def oriented_conv1d(
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Casts the arguments of the op to autocast's dtype where autocast is on, as it does for `conv2d`; float64 stays."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if device == "meta" or not torch.is_autocast_enabled(device):  # there is no autocast for meta tensors to ask about
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
@@ -176,3 +179,22 @@ def _register_vmap(op, names: tuple[str, ...]):
 _register_vmap(_forward, ("x", "weight", "offsets", "bias"))
 _register_vmap(_grad_input, ("grad", "weight", "offsets"))
 _register_vmap(_grad_weight, ("grad", "x", "offsets"))
+
+
+# What `torch.utils.flop_counter` counts, from shapes: a multiplication and an addition per tap and output pixel, taps outside the
+# image included, as for torch's convolutions.
+
+
+@register_flop_formula(torch.ops.dwoconv1d.oriented_conv1d)
+def _forward_flops(x, weight, *_, out_shape=None, **__) -> int:
+    return 2 * prod(out_shape) * weight[1]
+
+
+@register_flop_formula(torch.ops.dwoconv1d.oriented_conv1d_grad_input)
+def _grad_input_flops(grad, weight, *_, **__) -> int:
+    return 2 * prod(grad) * weight[1]
+
+
+@register_flop_formula(torch.ops.dwoconv1d.oriented_conv1d_grad_weight)
+def _grad_weight_flops(grad, x, offsets, *_, **__) -> int:
+    return 2 * prod(grad) * offsets[2]

@@ -1,0 +1,128 @@
+"""Parts of the paper's ConvNeXt variants: the oriented stem and the residual blocks (figure 3).
+
+The layers work on (N, C, H, W) and hand (N, H, W, C) *views* to LayerNorm and Linear. LayerNorm writes its result in
+channels-last order, so from the stem's norm on every activation is channels-last in memory and no permute below copies.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from ..modules import OrientedConv1d
+
+LAYER_NORM_EPS = 1e-6
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """View (N, C, H, W) as (N, H, W, C)."""
+    return x.permute(0, 2, 3, 1)
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """View (N, H, W, C) as (N, C, H, W)."""
+    return x.permute(0, 3, 1, 2)
+
+
+class Stem1D(nn.Module):
+    """The fully 1D stem (figure 3c): two strided oriented convolutions between two linear layers.
+
+    Linear, oriented (directions from 0), LN, GELU, oriented (directions from 90 degrees), LN, GELU, Linear, LN;
+    (N, in_chans, H, W) -> (N, dim, ceil(ceil(H/s0)/s1), ceil(ceil(W/s0)/s1)) for ``strides = (s0, s1)``.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        dim: int,
+        kernel_size: int,
+        *,
+        width: int = 64,
+        strides: tuple[int, int] = (2, 2),
+        directions: int = 8,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.pw1 = nn.Linear(in_chans, width, **dd)
+        self.dw1 = OrientedConv1d(width, kernel_size, directions=directions, stride=strides[0], **dd)
+        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS, **dd)
+        self.dw2 = OrientedConv1d(width, kernel_size, directions=directions, offset=0.5, stride=strides[1], **dd)
+        self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS, **dd)
+        self.pw2 = nn.Linear(width, dim, **dd)
+        self.norm3 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS, **dd)
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, in_chans, H, W)
+        x = channels_first(self.pw1(channels_last(x)))
+        x = self.act(self.norm1(channels_last(self.dw1(x))))
+        x = self.act(self.norm2(channels_last(self.dw2(channels_first(x)))))
+        return channels_first(self.norm3(self.pw2(x)))
+
+
+class _Residual(nn.Module):
+    """What all blocks share: x + drop_path(gamma * Linear(mix(GELU(Linear(LN(depthwise(x)))))))."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        drop_path: float = 0.0,
+        layer_scale_init_value: float | None = 1e-6,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS, **dd)
+        self.pwconv1 = nn.Linear(dim, 4 * dim, **dd)
+        self.act = nn.GELU()
+        self.pwconv2 = nn.Linear(4 * dim, dim, **dd)
+        self.gamma = nn.Parameter(torch.full((dim,), layer_scale_init_value, **dd)) if layer_scale_init_value else None
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def depthwise(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def mix(self, x: Tensor) -> Tensor:  # (N, H, W, 4 dim)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, dim, H, W)
+        shortcut = channels_last(x)
+        x = channels_last(self.depthwise(x))
+        x = self.mix(self.act(self.pwconv1(self.norm(x))))
+        x = self.drop_path(self.pwconv2(x))
+        # drop_path only scales whole samples, so gamma commutes with it and both join the addition in one pass.
+        x = shortcut + x if self.gamma is None else torch.addcmul(shortcut, x, self.gamma)
+        return channels_first(x)
+
+
+class Block(_Residual):
+    """ConvNeXt block (figures 3d and 3e): ``dwconv`` is one depthwise convolution, dense 2D or oriented 1D."""
+
+    def __init__(self, dim: int, dwconv: nn.Module, **kwargs) -> None:
+        super().__init__(dim, **kwargs)
+        self.dwconv = dwconv
+
+    def depthwise(self, x: Tensor) -> Tensor:
+        return self.dwconv(x)
+
+
+class PlusBlock(_Residual):
+    """Augmented block (figures 3f and 3g): a second, oriented convolution with an identity tap in the hidden layer.
+
+    It follows the GELU and has neither norm nor activation of its own.
+    """
+
+    def __init__(self, dim: int, dwconv1: nn.Module, dwconv2: nn.Module, **kwargs) -> None:
+        super().__init__(dim, **kwargs)
+        self.dwconv1 = dwconv1
+        self.dwconv2 = dwconv2
+
+    def depthwise(self, x: Tensor) -> Tensor:
+        return self.dwconv1(x)
+
+    def mix(self, x: Tensor) -> Tensor:
+        return channels_last(self.dwconv2(channels_first(x)))

@@ -1,0 +1,343 @@
+"""ConvNeXt with 2D, oriented 1D, or both kinds of depthwise convolution (section 4 and figure 3 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from timm.layers import LayerNorm2d, calculate_drop_path_rates, trunc_normal_
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from ..modules import OrientedConv1d
+from .blocks import LAYER_NORM_EPS, Block, PlusBlock, Stem1D, channels_first, channels_last
+
+_STEM_STRIDES = {1: (1, 1), 2: (2, 1), 4: (2, 2)}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One column of figure 3: stem, first depthwise convolution, kernel sizes of a block's one or two convolutions."""
+
+    stem: str
+    oriented: bool
+    kernel_sizes: tuple[int, ...]
+
+
+VARIANTS = {
+    "2d": Variant(stem="patch", oriented=False, kernel_sizes=(7,)),
+    "1d": Variant(stem="oriented", oriented=True, kernel_sizes=(31,)),
+    "1dpp": Variant(stem="oriented", oriented=True, kernel_sizes=(15, 31)),
+    "2dpp": Variant(stem="patch", oriented=False, kernel_sizes=(7, 31)),
+}
+
+
+class ConvNeXt(nn.Module):
+    r"""ConvNeXt in the four variants of the paper.
+
+    "2d" is ConvNeXt itself; "1d" replaces every depthwise convolution and the stem by oriented 1D kernels; "1dpp" and
+    "2dpp" add an oriented convolution to each block's hidden layer. The 2x2 convolutions between stages stay dense in
+    all four, as in the paper. Block b of a stage starts its directions at 90 degrees when b is odd (``rotate``).
+
+    Input (N, in_chans, H, W) of any size that leaves the last stage at least one pixel; a patch stem and the layers
+    between stages round sizes down, an oriented stem rounds up. Output (N, num_classes).
+
+    Smaller networks are arguments: ``depths`` and ``dims`` of any common length, ``patch_size`` for small images. A
+    narrow network for 28x28 grey images, with maps of 14, 7 and 3 pixels, and its 2D twin::
+
+        small = dict(depths=(2, 2, 2), dims=(32, 64, 128), patch_size=2, in_chans=1, num_classes=10)
+        oriented = ConvNeXt("1d", kernel_sizes=(15, 15, 7), stem_width=32, **small)
+        twin = ConvNeXt("2d", **small)
+
+    Args:
+        variant: One of "2d", "1d", "1dpp", "2dpp".
+        depths: Number of blocks in each stage.
+        dims: Channels of each stage.
+        kernel_sizes: One entry per stage: an int for "2d" and "1d", a pair for "1dpp" and "2dpp". By default the
+            paper's classification setting, the same in every stage.
+        stem: "patch" (one dense convolution) or "oriented" (:class:`Stem1D`); by default the variant's own.
+        stem_kernel_size: Taps of the oriented stem; by default the first kernel size of the first stage.
+        stem_width: Channels inside the oriented stem.
+        patch_size: Reduction of the stem: any with a patch stem; 1, 2 or 4 with an oriented one.
+        directions: Number of evenly spaced directions in every oriented convolution, the stem's included.
+        rotate: Whether odd blocks turn their directions by 90 degrees.
+        in_chans: Channels of the input.
+        num_classes: Number of classes; 0 for no classifier.
+        global_pool: "avg", or "" to keep the map: the head then works on every pixel.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block; grows linearly from 0 over all blocks.
+        layer_scale_init_value: Initial layer scale (1e-6 for classification, 1.0 in the paper's dense tasks); None or
+            0 for none.
+        out_norms: Adds the layer norms ``norm0`` ... on the outputs that ``features_only`` returns, as the paper's
+            detection and segmentation backbones have them. Of no effect on classification.
+
+    Raises:
+        ValueError: An argument does not fit the variant or the number of stages.
+
+    Example:
+        >>> model = ConvNeXt("1dpp", depths=(1, 1, 1, 1), dims=(8, 16, 32, 64))
+        >>> model(torch.zeros(2, 3, 65, 96)).shape
+        torch.Size([2, 1000])
+    """
+
+    def __init__(
+        self,
+        variant: str = "1d",
+        *,
+        depths: Sequence[int] = (3, 3, 9, 3),
+        dims: Sequence[int] = (96, 192, 384, 768),
+        kernel_sizes: Sequence[int] | Sequence[tuple[int, int]] | None = None,
+        stem: str | None = None,
+        stem_kernel_size: int | None = None,
+        stem_width: int = 64,
+        patch_size: int = 4,
+        directions: int = 8,
+        rotate: bool = True,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float | None = 1e-6,
+        out_norms: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if len(depths) != len(dims):
+            raise ValueError(f"depths and dims must be equally long, got {len(depths)} and {len(dims)} stages")
+        kernels = resolve_kernel_sizes(variant, kernel_sizes, len(depths))
+        dd = {"device": device, "dtype": dtype}
+        self.variant = variant
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.grad_checkpointing = False
+
+        stem = VARIANTS[variant].stem if stem is None else stem
+        stem_kernel_size = kernels[0][0] if stem_kernel_size is None else stem_kernel_size
+        self.downsample_layers = nn.ModuleList(
+            [make_stem(stem, in_chans, dims[0], patch_size, stem_kernel_size, stem_width, directions, dd)]
+        )
+        for before, after in zip(dims, dims[1:]):
+            norm = LayerNorm2d(before, eps=LAYER_NORM_EPS, **dd)
+            self.downsample_layers.append(nn.Sequential(norm, nn.Conv2d(before, after, 2, stride=2, **dd)))
+
+        self.stages = nn.ModuleList()
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        for dim, sizes, stage_rates in zip(dims, kernels, rates):
+            self.stages.append(
+                nn.Sequential(
+                    *(
+                        make_block(
+                            dim,
+                            sizes,
+                            oriented=VARIANTS[variant].oriented,
+                            directions=directions,
+                            offset=(index % 2) / 2 if rotate else 0.0,
+                            drop_path=rate,
+                            layer_scale_init_value=layer_scale_init_value,
+                            **dd,
+                        )
+                        for index, rate in enumerate(stage_rates)
+                    )
+                )
+            )
+        self.feature_info = [
+            {"num_chs": dim, "reduction": patch_size * 2**index, "module": f"stages.{index}"}
+            for index, dim in enumerate(dims)
+        ]
+        self.out_norms = out_norms
+        if out_norms:
+            for index, dim in enumerate(dims):
+                self.add_module(f"norm{index}", LayerNorm2d(dim, eps=LAYER_NORM_EPS, **dd))
+
+        self.norm = nn.LayerNorm(dims[-1], eps=LAYER_NORM_EPS, **dd)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.reset_classifier(num_classes, global_pool)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every convolution and linear weight from a normal distribution of std 0.02, truncated; zero biases."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear, OrientedConv1d)):
+                trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward_features(self, x: Tensor) -> Tensor:  # (N, in_chans, H, W) -> (N, dims[-1], h, w)
+        for index in range(len(self.stages)):
+            x = self._stage(x, index)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = channels_last(x)
+        if self.global_pool:
+            x = x.mean((1, 2))
+        x = self.head_drop(self.norm(x))
+        if not pre_logits:
+            x = self.head(x)
+        return x if self.global_pool else channels_first(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Run the stages and collect the outputs named by ``indices``, as timm's ``features_only=True`` does.
+
+        Args:
+            x: Images (N, in_chans, H, W).
+            indices: Stages to return: the last n for an int, those listed for a sequence, all for None.
+            norm: Apply the final layer norm to the last stage's output.
+            stop_early: Leave out the stages after the last one asked for.
+            output_fmt: "NCHW", the only layout there is.
+            intermediates_only: Return the list alone, not (last output, list).
+
+        Raises:
+            ValueError: ``output_fmt`` is not "NCHW".
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}; permute the returned maps instead")
+        wanted, last = feature_take_indices(len(self.stages), indices)
+        intermediates = []
+        for index in range(last + 1 if stop_early else len(self.stages)):
+            x = self._stage(x, index)
+            if index not in wanted:
+                continue
+            out = self.get_submodule(f"norm{index}")(x) if self.out_norms else x
+            if norm and index == len(self.stages) - 1:
+                out = channels_first(self.norm(channels_last(out)))
+            intermediates.append(out)
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what the outputs named by ``indices`` do not need; returns the indices counted from the front."""
+        wanted, last = feature_take_indices(len(self.stages), indices)
+        shortened = last < len(self.stages) - 1
+        if self.out_norms:
+            for index in set(range(len(self.stages))) - set(wanted):
+                self.add_module(f"norm{index}", nn.Identity())
+        self.stages = self.stages[: last + 1]
+        self.downsample_layers = self.downsample_layers[: last + 1]
+        self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if prune_norm or shortened:
+            self.norm = nn.Identity()
+        if prune_head or shortened:
+            self.reset_classifier(0, "")
+        return wanted
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer, or an identity when ``num_classes`` is 0."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new classifier, freshly initialised, in the place of the old one.
+
+        Args:
+            num_classes: Number of classes; 0 for none.
+            global_pool: "avg" or ""; None keeps the present one.
+
+        Raises:
+            ValueError: ``global_pool`` is something else.
+        """
+        if global_pool is not None:
+            if global_pool not in ("avg", ""):
+                raise ValueError(f"global_pool must be 'avg' or '', got {global_pool!r}")
+            self.global_pool = global_pool
+        self.num_classes = num_classes
+        if num_classes == 0:
+            self.head: nn.Module = nn.Identity()
+            return
+        like = next(self.parameters())
+        self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+        trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute every block in the backward pass instead of keeping its activations."""
+        self.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Names to keep from weight decay beyond biases, norms and layer scales: none."""
+        return set()
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Patterns by which timm's layer-wise learning-rate decay orders the parameters: by stage, or by block."""
+        if coarse:
+            return {"stem": r"^downsample_layers\.0", "blocks": r"^(?:downsample_layers|stages)\.(\d+)"}
+        by_block = [
+            (r"^downsample_layers\.(\d+)", (0,)),
+            (r"^stages\.(\d+)\.(\d+)", None),
+            (r"^norm", (99999,)),
+        ]
+        return {"stem": r"^downsample_layers\.0", "blocks": by_block}
+
+    def _stage(self, x: Tensor, index: int) -> Tensor:
+        x = self.downsample_layers[index](x)
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint_seq(self.stages[index], x)
+        return self.stages[index](x)
+
+
+def resolve_kernel_sizes(
+    variant: str, kernel_sizes: Sequence[int] | Sequence[tuple[int, int]] | None, stages: int
+) -> list[tuple[int, ...]]:
+    """One tuple of kernel sizes per stage, as long as a block of ``variant`` has depthwise convolutions."""
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
+    default = VARIANTS[variant].kernel_sizes
+    if kernel_sizes is None:
+        return [default] * stages
+    sizes = [(size,) if isinstance(size, int) else tuple(size) for size in kernel_sizes]
+    if len(sizes) != stages or any(len(size) != len(default) for size in sizes):
+        entry = "an int" if len(default) == 1 else "a pair of ints"
+        raise ValueError(
+            f"kernel_sizes must hold {entry} for each of the {stages} stages of a {variant!r} network, "
+            f"got {kernel_sizes!r}"
+        )
+    return sizes
+
+
+def make_stem(
+    stem: str, in_chans: int, dim: int, patch_size: int, kernel_size: int, width: int, directions: int, dd: dict
+) -> nn.Module:
+    """The layer before the first stage: (N, in_chans, H, W) -> (N, dim, H / patch_size, W / patch_size)."""
+    if stem == "patch":
+        conv = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, **dd)
+        return nn.Sequential(conv, LayerNorm2d(dim, eps=LAYER_NORM_EPS, **dd))
+    if stem != "oriented":
+        raise ValueError(f"stem must be 'patch' or 'oriented', got {stem!r}")
+    if patch_size not in _STEM_STRIDES:
+        raise ValueError(f"patch_size must be 1, 2 or 4 with an oriented stem, got {patch_size}")
+    return Stem1D(
+        in_chans, dim, kernel_size, width=width, strides=_STEM_STRIDES[patch_size], directions=directions, **dd
+    )
+
+
+def make_block(
+    dim: int, kernel_sizes: tuple[int, ...], *, oriented: bool, directions: int, offset: float, device, dtype, **kwargs
+) -> nn.Module:
+    """A block with as many depthwise convolutions as ``kernel_sizes`` has entries."""
+    dd = {"device": device, "dtype": dtype}
+    turn = {"directions": directions, "offset": offset}
+    size = kernel_sizes[0]
+    first: nn.Module
+    if oriented:
+        first = OrientedConv1d(dim, size, **turn, **dd)
+    else:
+        first = nn.Conv2d(dim, dim, size, padding=size // 2, groups=dim, **dd)
+    if len(kernel_sizes) == 1:
+        return Block(dim, first, **kwargs, **dd)
+    second = OrientedConv1d(4 * dim, kernel_sizes[1], **turn, residual=True, **dd)
+    return PlusBlock(dim, first, second, **kwargs, **dd)
