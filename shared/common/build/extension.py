@@ -9,7 +9,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -22,6 +24,7 @@ FLAGS = ["-O3", "-g0", "-fvisibility=hidden", TORCH_TARGET]
 
 def native(package: str) -> dict:
     """Return what `setuptools.setup` needs to build the native libraries of `package`; nothing where torch is missing."""
+    _name_cuda_home()
     try:
         from torch.utils import cpp_extension
     except ImportError:  # metadata alone can be asked for before the build requirements are there
@@ -63,6 +66,15 @@ def _sources(folder: str, *patterns: str, recursive: bool = True) -> list[str]:
     """List files in sorted order, so that equal trees give equal libraries."""
     find = Path(folder).rglob if recursive else Path(folder).glob
     return sorted(str(path) for pattern in patterns for path in find(pattern))
+
+
+def _name_cuda_home() -> None:
+    """Ask nvcc where its toolkit is: the one on PATH may be a wrapper elsewhere, and torch guesses from its path."""
+    nvcc = shutil.which("nvcc")
+    if nvcc and not (os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")):
+        answer = subprocess.run([nvcc, "--dryrun", "-c", "none.cu"], capture_output=True, text=True).stderr
+        if top := re.search(r"TOP=(\S+)", answer):
+            os.environ["CUDA_HOME"] = os.path.realpath(top[1])
 
 
 def _wants_cuda(package: str, cuda_home: str | None) -> bool:
