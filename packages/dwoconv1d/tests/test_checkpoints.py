@@ -16,7 +16,7 @@ from torch import Tensor
 
 timm = pytest.importorskip("timm")
 
-from dwoconv1d.checkpoints import from_original, load_original  # noqa: E402
+from dwoconv1d.checkpoints import from_original, load_original, read_original  # noqa: E402
 from dwoconv1d.models import BACKBONE_KERNEL_SIZES, ConvNeXt, kernel_crops, to_backbone  # noqa: E402
 
 DEPTHS, DIMS, CLASSES, STEM = (2, 1, 1, 2), (8, 16, 24, 32), 5, 64
@@ -30,7 +30,7 @@ def theta(channels: int, offset: float) -> Tensor:
 
 
 def original_state(variant: str, kernels=None, wrapped: bool = False, dtype=torch.float64) -> dict[str, Tensor]:
-    """Random weights under the authors' names; ``wrapped`` as their detection and segmentation backbones have them."""
+    """Random weights under the authors' names; `wrapped` as their detection and segmentation backbones have them."""
     kernels = kernels or (KERNELS[variant],) * 4
     state: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(1)
@@ -235,6 +235,7 @@ def test_timm_loads_the_authors_file_too(tmp_path, x):
 def test_backbone_weights_are_centre_crops(variant, own_names):
     state = original_state(variant)
     before = from_original(state)
+    assert read_original({"model": state}).keys() == before.keys()
     after = to_backbone(before if own_names else state, f"convnext_tiny_{variant}")
     network = ConvNeXt(variant, kernel_sizes=BACKBONE_KERNEL_SIZES[variant], **{**SIZES, "num_classes": 0})
     missing, unexpected = network.load_state_dict(after, strict=False)
@@ -257,6 +258,7 @@ def test_backbone_weights_are_centre_crops(variant, own_names):
 @pytest.mark.parametrize("directions, exact", [(2, True), (8, False)])
 def test_crop_is_exact_where_no_live_tap_is_dropped(directions, exact):
     """At 224 pixels axis-aligned kernels lose only taps that never meet the map; oblique ones lose live taps."""
+    torch.manual_seed(0)
     model = ConvNeXt("1d", directions=directions, layer_scale_init_value=1.0, **SIZES).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -278,5 +280,7 @@ def test_crop_takes_other_lengths_and_refuses_impossible_ones():
         to_backbone(state, "1d", kernel_sizes=(16, 31, 31, 31))
     with pytest.raises(ValueError, match="variant must be one of"):
         to_backbone(state, "convnext_tiny")
-    with pytest.raises(ValueError, match="stages of a '1d' network"):
+    with pytest.raises(ValueError, match="3 stages of a '1d' network"):
         to_backbone({name: value for name, value in state.items() if not name.startswith("stages.3")}, "1d")
+    with pytest.raises(ValueError, match="no weights under stages"):
+        to_backbone({"model": state}, "1d")

@@ -1,8 +1,8 @@
 """Reading the weights that the paper's authors published.
 
-Their files hold ``{"model": ..., "model_ema": ...}`` or a bare state dict. Names are this package's but for
-``theta`` (here the buffer ``angle``), oriented weights of shape (C, 1, 1, K) (here (C, K)), and, in detection and
-segmentation backbones, a ``.conv`` between an oriented layer's name and its tensors.
+Their files hold `{"model": ..., "model_ema": ...}` or a bare state dict. Names are this package's but for
+`theta` (here the buffer `angle`), oriented weights of shape (C, 1, 1, K) (here (C, K)), and, in detection and
+segmentation backbones, a `.conv` between an oriented layer's name and its tensors.
 
 The published files could not be downloaded while this was written. The rules follow the authors' code, and the tests
 hold them against checkpoints built by those rules with random values, not against a real file.
@@ -22,36 +22,51 @@ from torch import Tensor, nn
 def load_original(
     path_or_state_dict: str | PathLike[str] | Mapping[str, Any], model: nn.Module, *, ema: bool = False
 ) -> nn.Module:
-    """Load one of the authors' checkpoints into ``model`` and return it.
+    """Load one of the authors' checkpoints into `model` and return it.
 
     Args:
-        path_or_state_dict: A file (read with ``weights_only=True``), its content, or a bare state dict.
-        model: The network of the same variant, size and kernel sizes. For a ``features_only=True`` network give the
-            one it wraps, ``network.model``.
-        ema: Take the averaged weights, ``model_ema``, instead of ``model``.
+        path_or_state_dict: A file, its content, or a bare state dict.
+        model: The network of the same variant, size and kernel sizes. For a `features_only=True` network give the
+            one it wraps, `network.model`.
+        ema: Take the averaged weights, `model_ema`, instead of `model`.
 
     Raises:
-        RuntimeError: Names that the model misses or that the checkpoint has too many, and shapes that differ; all are
-            listed and nothing is loaded in part by name.
-        ValueError: No weights, or no averaged weights, in the file; or angles stored in half precision.
+        RuntimeError: Names that the model misses or that the checkpoint has too many, and shapes that differ, all
+            listed by name.
+        ValueError: As :func:`read_original`.
 
     Example:
         >>> model = timm.create_model("convnext_tiny_1d")  # doctest: +SKIP
         >>> load_original("convnext_tiny_1d_best.pth", model, ema=True)  # doctest: +SKIP
+    """
+    model.load_state_dict(read_original(path_or_state_dict, ema=ema))
+    return model
+
+
+def read_original(
+    path_or_state_dict: str | PathLike[str] | Mapping[str, Any], *, ema: bool = False
+) -> dict[str, Tensor]:
+    """The weights in one of the authors' checkpoints, under this package's names.
+
+    Args:
+        path_or_state_dict: A file (read with `weights_only=True`), its content, or a bare state dict.
+        ema: Take the averaged weights, `model_ema`, instead of `model`.
+
+    Raises:
+        ValueError: No weights, or no averaged weights, in the file; or angles stored in half precision.
     """
     checkpoint = path_or_state_dict
     if not isinstance(checkpoint, Mapping):
         # Their training script stores its parsed command line beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    model.load_state_dict(from_original(_weights(checkpoint, ema)))
-    return model
+    return from_original(_weights(checkpoint, ema))
 
 
 def from_original(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename and reshape a state dict from the authors' convention to this package's.
 
-    A ``module.`` prefix is removed, and of a detector or segmenter only the ``backbone.`` part is kept. Weights that
+    A `module.` prefix is removed, and of a detector or segmenter only the `backbone.` part is kept. Weights that
     follow this package's names already pass unchanged.
 
     Raises:

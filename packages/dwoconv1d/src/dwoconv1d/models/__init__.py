@@ -1,6 +1,7 @@
 """The networks of "Convolutional Networks with Oriented 1D Kernels" (ICCV 2023), registered with timm.
 
-Importing this module registers ``convnext_{tiny,base}_{1d,2d,1dpp,2dpp}``. It needs timm: ``pip install dwoconv1d[models]``.
+Importing this module registers `convnext_{tiny,base}_{1d,2d,1dpp,2dpp}`. It needs timm: `pip install
+dwoconv1d[models]`.
 
 Example:
     >>> import timm, dwoconv1d.models
@@ -19,8 +20,8 @@ except ModuleNotFoundError as error:
         "dwoconv1d.models needs timm, which is not installed: run `pip install dwoconv1d[models]`", name="timm"
     ) from None
 
-from .backbone import BACKBONE_KERNEL_SIZES, Crop, kernel_crops, to_backbone
-from .convnext import VARIANTS, ConvNeXt
+from .backbone import Crop, kernel_crops, to_backbone
+from .convnext import ConvNeXt
 from .oriented1d import (
     convnext_base_1d,
     convnext_base_1dpp,
@@ -31,6 +32,7 @@ from .oriented1d import (
     convnext_tiny_2d,
     convnext_tiny_2dpp,
 )
+from .variants import BACKBONE_KERNEL_SIZES, VARIANTS
 
 __all__ = [
     "BACKBONE_KERNEL_SIZES",

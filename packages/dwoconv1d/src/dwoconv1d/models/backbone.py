@@ -9,14 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..checkpoints import from_original
-from .convnext import resolve_kernel_sizes
-
-BACKBONE_KERNEL_SIZES: dict[str, tuple] = {
-    "2d": (7, 7, 7, 7),
-    "1d": (31, 31, 27, 13),
-    "1dpp": ((15, 31), (15, 31), (15, 27), (13, 13)),
-    "2dpp": ((7, 31), (7, 31), (7, 27), (7, 13)),
-}
+from .variants import BACKBONE_KERNEL_SIZES, resolve_kernel_sizes
 
 _DEPTHWISE = re.compile(r"stages\.(\d+)\.\d+\.dwconv([12]?)\.angle")
 
@@ -47,7 +40,7 @@ def to_backbone(
 
     At 224 pixels the maps of stages 3 and 4 are 14 and 7 pixels wide, so the outer taps of a 31-tap kernel mostly fall
     outside and were hardly trained; on larger images they would come alive. The paper's dense tasks therefore use the
-    lengths of ``BACKBONE_KERNEL_SIZES``. The middle tap stays in the middle; angles, biases and everything else are
+    lengths of `BACKBONE_KERNEL_SIZES`. The middle tap stays in the middle; angles, biases and everything else are
     copied. (The authors' script for this step does not run; the crop is what their README and issue tracker describe.)
 
     The crop is exact for directions along the axes. An oblique kernel covers less ground with the same taps, so at 45
@@ -56,17 +49,18 @@ def to_backbone(
     Args:
         state_dict: Weights of the classification network, under this package's names or the authors'.
         variant: "2d", "1d", "1dpp", "2dpp", or a model name that ends so, like "convnext_tiny_1d".
-        kernel_sizes: Lengths to crop to, as :class:`ConvNeXt` takes them; by default ``BACKBONE_KERNEL_SIZES``.
+        kernel_sizes: Lengths to crop to, as :class:`ConvNeXt` takes them; by default `BACKBONE_KERNEL_SIZES`.
 
     Returns:
-        A state dict for ``ConvNeXt(..., kernel_sizes=kernel_sizes, num_classes=0)`` without ``norm``, which is what
-        ``features_only=True`` wraps as its ``model``.
+        A state dict for `ConvNeXt(..., kernel_sizes=kernel_sizes, num_classes=0)` without `norm`, which is what
+        `features_only=True` wraps as its `model`.
 
     Raises:
-        ValueError: An unknown variant, a kernel shorter than asked for, or an odd number of taps to cut.
+        ValueError: An unknown variant, a kernel shorter than asked for, an odd number of taps to cut, or no network in
+            the state dict (of a file, give the weights: `checkpoints.read_original(path)`).
 
     Example:
-        >>> weights = to_backbone(classifier.state_dict(), "1d")  # doctest: +SKIP
+        >>> weights = to_backbone(read_original("convnext_tiny_1d_best.pth", ema=True), "1d")  # doctest: +SKIP
         >>> backbone = timm.create_model(
         ...     "convnext_tiny_1d", features_only=True, kernel_sizes=BACKBONE_KERNEL_SIZES["1d"]
         ... )  # doctest: +SKIP
@@ -85,6 +79,11 @@ def _oriented_kernels(
     """Name, weight (C, K) and wanted length of every oriented kernel in the stages."""
     variant = variant.rsplit("_", 1)[-1]
     stages = len({name.split(".")[1] for name in state if name.startswith("stages.")})
+    if stages == 0:
+        raise ValueError(
+            "the state dict has no weights under stages.*: of a checkpoint file, give the weights alone, "
+            "as dwoconv1d.checkpoints.read_original(path) returns them"
+        )
     if kernel_sizes is None:
         kernel_sizes = BACKBONE_KERNEL_SIZES.get(variant)
     sizes = resolve_kernel_sizes(variant, kernel_sizes, stages)

@@ -7,12 +7,13 @@ channels-last order, so from the stem's norm on every activation is channels-las
 from __future__ import annotations
 
 import torch
-from timm.layers import DropPath
+from timm.layers import DropPath, LayerNorm2d
 from torch import Tensor, nn
 
 from ..modules import OrientedConv1d
 
 LAYER_NORM_EPS = 1e-6
+_STEM_STRIDES = {1: (1, 1), 2: (2, 1), 4: (2, 2)}
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -29,7 +30,7 @@ class Stem1D(nn.Module):
     """The fully 1D stem (figure 3c): two strided oriented convolutions between two linear layers.
 
     Linear, oriented (directions from 0), LN, GELU, oriented (directions from 90 degrees), LN, GELU, Linear, LN;
-    (N, in_chans, H, W) -> (N, dim, ceil(ceil(H/s0)/s1), ceil(ceil(W/s0)/s1)) for ``strides = (s0, s1)``.
+    (N, in_chans, H, W) -> (N, dim, ceil(ceil(H/s0)/s1), ceil(ceil(W/s0)/s1)) for `strides = (s0, s1)`.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class _Residual(nn.Module):
 
 
 class Block(_Residual):
-    """ConvNeXt block (figures 3d and 3e): ``dwconv`` is one depthwise convolution, dense 2D or oriented 1D."""
+    """ConvNeXt block (figures 3d and 3e): `dwconv` is one depthwise convolution, dense 2D or oriented 1D."""
 
     def __init__(self, dim: int, dwconv: nn.Module, **kwargs) -> None:
         super().__init__(dim, **kwargs)
@@ -126,3 +127,37 @@ class PlusBlock(_Residual):
 
     def mix(self, x: Tensor) -> Tensor:
         return channels_last(self.dwconv2(channels_first(x)))
+
+
+def make_stem(
+    stem: str, in_chans: int, dim: int, patch_size: int, kernel_size: int, width: int, directions: int, dd: dict
+) -> nn.Module:
+    """The layer before the first stage: (N, in_chans, H, W) -> (N, dim, H / patch_size, W / patch_size)."""
+    if stem == "patch":
+        conv = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, **dd)
+        return nn.Sequential(conv, LayerNorm2d(dim, eps=LAYER_NORM_EPS, **dd))
+    if stem != "oriented":
+        raise ValueError(f"stem must be 'patch' or 'oriented', got {stem!r}")
+    if patch_size not in _STEM_STRIDES:
+        raise ValueError(f"patch_size must be 1, 2 or 4 with an oriented stem, got {patch_size}")
+    return Stem1D(
+        in_chans, dim, kernel_size, width=width, strides=_STEM_STRIDES[patch_size], directions=directions, **dd
+    )
+
+
+def make_block(
+    dim: int, kernel_sizes: tuple[int, ...], *, oriented: bool, directions: int, offset: float, device, dtype, **kwargs
+) -> nn.Module:
+    """A block with as many depthwise convolutions as `kernel_sizes` has entries."""
+    dd = {"device": device, "dtype": dtype}
+    turn = {"directions": directions, "offset": offset}
+    size = kernel_sizes[0]
+    first: nn.Module
+    if oriented:
+        first = OrientedConv1d(dim, size, **turn, **dd)
+    else:
+        first = nn.Conv2d(dim, dim, size, padding=size // 2, groups=dim, **dd)
+    if len(kernel_sizes) == 1:
+        return Block(dim, first, **kwargs, **dd)
+    second = OrientedConv1d(4 * dim, kernel_sizes[1], **turn, residual=True, **dd)
+    return PlusBlock(dim, first, second, **kwargs, **dd)

@@ -1,9 +1,8 @@
-"""ConvNeXt with 2D, oriented 1D, or both kinds of depthwise convolution (section 4 and figure 3 of the paper)."""
+"""ConvNeXt with 2D, oriented 1D, or both kinds of depthwise convolution (figure 3 of the paper)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from timm.layers import LayerNorm2d, calculate_drop_path_rates, trunc_normal_
@@ -12,39 +11,21 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ..modules import OrientedConv1d
-from .blocks import LAYER_NORM_EPS, Block, PlusBlock, Stem1D, channels_first, channels_last
-
-_STEM_STRIDES = {1: (1, 1), 2: (2, 1), 4: (2, 2)}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One column of figure 3: stem, first depthwise convolution, kernel sizes of a block's one or two convolutions."""
-
-    stem: str
-    oriented: bool
-    kernel_sizes: tuple[int, ...]
-
-
-VARIANTS = {
-    "2d": Variant(stem="patch", oriented=False, kernel_sizes=(7,)),
-    "1d": Variant(stem="oriented", oriented=True, kernel_sizes=(31,)),
-    "1dpp": Variant(stem="oriented", oriented=True, kernel_sizes=(15, 31)),
-    "2dpp": Variant(stem="patch", oriented=False, kernel_sizes=(7, 31)),
-}
+from .blocks import LAYER_NORM_EPS, channels_first, channels_last, make_block, make_stem
+from .variants import VARIANTS, resolve_kernel_sizes
 
 
 class ConvNeXt(nn.Module):
-    r"""ConvNeXt in the four variants of the paper.
+    """ConvNeXt in the four variants of the paper.
 
     "2d" is ConvNeXt itself; "1d" replaces every depthwise convolution and the stem by oriented 1D kernels; "1dpp" and
     "2dpp" add an oriented convolution to each block's hidden layer. The 2x2 convolutions between stages stay dense in
-    all four, as in the paper. Block b of a stage starts its directions at 90 degrees when b is odd (``rotate``).
+    all four, as in the paper. Block b of a stage starts its directions at 90 degrees when b is odd (`rotate`).
 
     Input (N, in_chans, H, W) of any size that leaves the last stage at least one pixel; a patch stem and the layers
     between stages round sizes down, an oriented stem rounds up. Output (N, num_classes).
 
-    Smaller networks are arguments: ``depths`` and ``dims`` of any common length, ``patch_size`` for small images. A
+    Smaller networks are arguments: `depths` and `dims` of any common length, `patch_size` for small images. A
     narrow network for 28x28 grey images, with maps of 14, 7 and 3 pixels, and its 2D twin::
 
         small = dict(depths=(2, 2, 2), dims=(32, 64, 128), patch_size=2, in_chans=1, num_classes=10)
@@ -70,7 +51,7 @@ class ConvNeXt(nn.Module):
         drop_path_rate: Stochastic depth of the last block; grows linearly from 0 over all blocks.
         layer_scale_init_value: Initial layer scale (1e-6 for classification, 1.0 in the paper's dense tasks); None or
             0 for none.
-        out_norms: Adds the layer norms ``norm0`` ... on the outputs that ``features_only`` returns, as the paper's
+        out_norms: Adds the layer norms `norm0` ... on the outputs that `features_only` returns, as the paper's
             detection and segmentation backbones have them. Of no effect on classification.
 
     Raises:
@@ -192,7 +173,7 @@ class ConvNeXt(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Run the stages and collect the outputs named by ``indices``, as timm's ``features_only=True`` does.
+        """Run the stages and collect the outputs named by `indices`, as timm's `features_only=True` does.
 
         Args:
             x: Images (N, in_chans, H, W).
@@ -203,7 +184,7 @@ class ConvNeXt(nn.Module):
             intermediates_only: Return the list alone, not (last output, list).
 
         Raises:
-            ValueError: ``output_fmt`` is not "NCHW".
+            ValueError: `output_fmt` is not "NCHW".
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}; permute the returned maps instead")
@@ -222,7 +203,7 @@ class ConvNeXt(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what the outputs named by ``indices`` do not need; returns the indices counted from the front."""
+        """Remove what the outputs named by `indices` do not need; returns the indices counted from the front."""
         wanted, last = feature_take_indices(len(self.stages), indices)
         shortened = last < len(self.stages) - 1
         if self.out_norms:
@@ -238,7 +219,7 @@ class ConvNeXt(nn.Module):
         return wanted
 
     def get_classifier(self) -> nn.Module:
-        """The last linear layer, or an identity when ``num_classes`` is 0."""
+        """The last linear layer, or an identity when `num_classes` is 0."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -249,7 +230,7 @@ class ConvNeXt(nn.Module):
             global_pool: "avg" or ""; None keeps the present one.
 
         Raises:
-            ValueError: ``global_pool`` is something else.
+            ValueError: `global_pool` is something else.
         """
         if global_pool is not None:
             if global_pool not in ("avg", ""):
@@ -288,56 +269,3 @@ class ConvNeXt(nn.Module):
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint_seq(self.stages[index], x)
         return self.stages[index](x)
-
-
-def resolve_kernel_sizes(
-    variant: str, kernel_sizes: Sequence[int] | Sequence[tuple[int, int]] | None, stages: int
-) -> list[tuple[int, ...]]:
-    """One tuple of kernel sizes per stage, as long as a block of ``variant`` has depthwise convolutions."""
-    if variant not in VARIANTS:
-        raise ValueError(f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
-    default = VARIANTS[variant].kernel_sizes
-    if kernel_sizes is None:
-        return [default] * stages
-    sizes = [(size,) if isinstance(size, int) else tuple(size) for size in kernel_sizes]
-    if len(sizes) != stages or any(len(size) != len(default) for size in sizes):
-        entry = "an int" if len(default) == 1 else "a pair of ints"
-        raise ValueError(
-            f"kernel_sizes must hold {entry} for each of the {stages} stages of a {variant!r} network, "
-            f"got {kernel_sizes!r}"
-        )
-    return sizes
-
-
-def make_stem(
-    stem: str, in_chans: int, dim: int, patch_size: int, kernel_size: int, width: int, directions: int, dd: dict
-) -> nn.Module:
-    """The layer before the first stage: (N, in_chans, H, W) -> (N, dim, H / patch_size, W / patch_size)."""
-    if stem == "patch":
-        conv = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, **dd)
-        return nn.Sequential(conv, LayerNorm2d(dim, eps=LAYER_NORM_EPS, **dd))
-    if stem != "oriented":
-        raise ValueError(f"stem must be 'patch' or 'oriented', got {stem!r}")
-    if patch_size not in _STEM_STRIDES:
-        raise ValueError(f"patch_size must be 1, 2 or 4 with an oriented stem, got {patch_size}")
-    return Stem1D(
-        in_chans, dim, kernel_size, width=width, strides=_STEM_STRIDES[patch_size], directions=directions, **dd
-    )
-
-
-def make_block(
-    dim: int, kernel_sizes: tuple[int, ...], *, oriented: bool, directions: int, offset: float, device, dtype, **kwargs
-) -> nn.Module:
-    """A block with as many depthwise convolutions as ``kernel_sizes`` has entries."""
-    dd = {"device": device, "dtype": dtype}
-    turn = {"directions": directions, "offset": offset}
-    size = kernel_sizes[0]
-    first: nn.Module
-    if oriented:
-        first = OrientedConv1d(dim, size, **turn, **dd)
-    else:
-        first = nn.Conv2d(dim, dim, size, padding=size // 2, groups=dim, **dd)
-    if len(kernel_sizes) == 1:
-        return Block(dim, first, **kwargs, **dd)
-    second = OrientedConv1d(4 * dim, kernel_sizes[1], **turn, residual=True, **dd)
-    return PlusBlock(dim, first, second, **kwargs, **dd)

@@ -1,7 +1,7 @@
 """timm entry points of the paper's eight networks.
 
-No weights are downloaded: the authors publish theirs as files. ``dwoconv1d.checkpoints.load_original`` reads them, and
-so does ``timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": path})``.
+No weights are downloaded: the authors publish theirs as files. `dwoconv1d.checkpoints.load_original` reads them, and
+so does `timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": path})`.
 """
 
 from __future__ import annotations
