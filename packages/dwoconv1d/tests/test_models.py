@@ -349,6 +349,17 @@ def test_dtype_reaches_every_parameter():
     assert model(images().double()).dtype == torch.float64
 
 
+def test_start_on_the_meta_device():
+    model = timm.create_model("convnext_tiny_1dpp", device="meta", **SMALL).to_empty(device="cpu")
+    for tensor in model.state_dict().values():
+        tensor.fill_(7.0)
+    model.reset_parameters()
+    fresh = timm.create_model("convnext_tiny_1dpp", **SMALL).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert tensor.equal(fresh[name]) or (tensor.ndim > 1 and 0.01 < tensor.std() < 0.03), name
+    assert model(images()).isfinite().all()
+
+
 def test_without_timm_the_package_works_and_models_says_what_is_missing():
     script = (
         "import sys; sys.modules['timm'] = None\n"

@@ -63,7 +63,7 @@ class Stem1D(nn.Module):
         return channels_first(self.norm3(self.pw2(x)))
 
 
-class _Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """What all blocks share: x + drop_path(gamma * Linear(mix(GELU(Linear(LN(depthwise(x)))))))."""
 
     def __init__(
@@ -81,6 +81,7 @@ class _Residual(nn.Module):
         self.pwconv1 = nn.Linear(dim, 4 * dim, **dd)
         self.act = nn.GELU()
         self.pwconv2 = nn.Linear(4 * dim, dim, **dd)
+        self.layer_scale_init_value = layer_scale_init_value
         self.gamma = nn.Parameter(torch.full((dim,), layer_scale_init_value, **dd)) if layer_scale_init_value else None
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
@@ -100,7 +101,7 @@ class _Residual(nn.Module):
         return channels_first(x)
 
 
-class Block(_Residual):
+class Block(ResidualBlock):
     """ConvNeXt block (figures 3d and 3e): `dwconv` is one depthwise convolution, dense 2D or oriented 1D."""
 
     def __init__(self, dim: int, dwconv: nn.Module, **kwargs) -> None:
@@ -111,7 +112,7 @@ class Block(_Residual):
         return self.dwconv(x)
 
 
-class PlusBlock(_Residual):
+class PlusBlock(ResidualBlock):
     """Augmented block (figures 3f and 3g): a second, oriented convolution with an identity tap in the hidden layer.
 
     It follows the GELU and has neither norm nor activation of its own.

@@ -11,7 +11,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ..modules import OrientedConv1d
-from .blocks import LAYER_NORM_EPS, channels_first, channels_last, make_block, make_stem
+from .blocks import LAYER_NORM_EPS, ResidualBlock, channels_first, channels_last, make_block, make_stem
 from .variants import VARIANTS, resolve_kernel_sizes
 
 
@@ -141,11 +141,18 @@ class ConvNeXt(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw every convolution and linear weight from a normal distribution of std 0.02, truncated; zero biases."""
+        """Start anew: convolution and linear weights from a truncated normal of std 0.02, zero biases, the rest as built.
+
+        After a start on the meta device: `model.to_empty(device=...)`, then this.
+        """
         for module in self.modules():
+            if isinstance(module, (nn.LayerNorm, OrientedConv1d)):
+                module.reset_parameters()
             if isinstance(module, (nn.Conv2d, nn.Linear, OrientedConv1d)):
                 trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+            if isinstance(module, ResidualBlock) and module.gamma is not None:
+                nn.init.constant_(module.gamma, module.layer_scale_init_value)
 
     def forward_features(self, x: Tensor) -> Tensor:  # (N, in_chans, H, W) -> (N, dims[-1], h, w)
         for index in range(len(self.stages)):
