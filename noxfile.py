@@ -62,7 +62,9 @@ def install(session: nox.Session, packages: list[str]) -> Path:
     for folder in [*(ROOT / "packages" / name for name in packages), ROOT / "shared"]:
         sources = [folder / "pyproject.toml", *folder.glob("setup.py"), *folder.glob("_build/*.py")]
         sources += [file for file in folder.glob("csrc/**/*") if file.is_file()]
-        choices = [f"{key}={value}" for key, value in sorted(os.environ.items()) if key.endswith(("_CUDA", "_ARCH_LIST"))]
+        choices = [
+            f"{key}={value}" for key, value in sorted(os.environ.items()) if key.endswith(("_CUDA", "_ARCH_LIST"))
+        ]
         wanted = digest(sources, str(python), *choices)
         # Two stamps: the environment may have changed hands between clones, and the clone may have been cleaned.
         stamps = [python.parent / f".{folder.name}-built-from", folder / "build" / f"built-from-{folder.name}"]
@@ -104,7 +106,9 @@ def test(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Judge format, rules, types of the public API, and whether the copies of shared/common are equal."""
     python = environment(session)
-    native = [file for suffix in ("h", "cpp", "cu", "cuh") for file in sorted(ROOT.glob(f"packages/*/csrc/**/*.{suffix}"))]
+    native = [
+        file for suffix in ("h", "cpp", "cu", "cuh") for file in sorted(ROOT.glob(f"packages/*/csrc/**/*.{suffix}"))
+    ]
     run(session, python, "-m", "ruff", "format", "--check", ".")
     run(session, python, "-m", "ruff", "check", ".")
     run(session, python, "-m", "clang_format", "--dry-run", "-Werror", *native)
@@ -144,7 +148,9 @@ def cuda_check(session: nox.Session) -> None:
     packages, rest = arguments(session)
     if shutil.which("nvidia-smi"):
         python = environment(session)
-        session.run("bash", "ci/gpu_check.sh", *(rest or ["runs/gpu_check"]), external=True, env={"PYTHON": str(python)})
+        session.run(
+            "bash", "ci/gpu_check.sh", *(rest or ["runs/gpu_check"]), external=True, env={"PYTHON": str(python)}
+        )
         return
     os.environ.update({f"{name.upper()}_CUDA": "1" for name in packages})
     os.environ.update({f"{name.upper()}_REQUIRE_NATIVE": "1" for name in packages})

@@ -18,7 +18,11 @@ def copies() -> dict[Path, str]:
     """Map every copy to the text it must hold."""
     texts = {}
     for package in sorted(path.parent for path in PACKAGES.glob("*/pyproject.toml")):
-        targets = {"python": package / "src" / package.name / "_common", "native": package / "csrc/common", "build": package / "_build"}
+        targets = {
+            "python": package / "src" / package.name / "_common",
+            "native": package / "csrc/common",
+            "build": package / "_build",
+        }
         for kind, target in targets.items():
             for source in sorted(path for path in (COMMON / kind).glob("*") if path.suffix in {".py", ".h", ".cuh"}):
                 mark = "#" if source.suffix == ".py" else "//"
@@ -29,7 +33,12 @@ def copies() -> dict[Path, str]:
 def strays(texts: dict[Path, str]) -> list[Path]:
     """List files in the folders of copies that have no source any more."""
     folders = {path.parent for path in texts}
-    return sorted(path for folder in folders for path in folder.glob("*") if path.suffix in {".py", ".h", ".cuh"} and path not in texts)
+    return sorted(
+        path
+        for folder in folders
+        for path in folder.glob("*")
+        if path.suffix in {".py", ".h", ".cuh"} and path not in texts
+    )
 
 
 def main(check: bool) -> int:

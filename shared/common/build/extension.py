@@ -1,9 +1,9 @@
 """Builds `csrc/` into `<package>._C` (CPU) and `<package>._C_cuda`, both stable-ABI libraries without Python in them.
 
-    <PACKAGE>_CUDA=0|1            leave CUDA out, or insist on it; otherwise it is built when nvcc and a CUDA torch are there
-    <PACKAGE>_REQUIRE_NATIVE=1    fail when a library cannot be built; otherwise the reference runs in its place
-    TORCH_CUDA_ARCH_LIST          instead of the visible GPU's architectures (or `CUDA_ARCHS` where there is no GPU)
-    MAX_JOBS                      compiler processes at once
+<PACKAGE>_CUDA=0|1            leave CUDA out, or insist on it; otherwise it is built when nvcc and a CUDA torch are there
+<PACKAGE>_REQUIRE_NATIVE=1    fail when a library cannot be built; otherwise the reference runs in its place
+TORCH_CUDA_ARCH_LIST          instead of the visible GPU's architectures (or `CUDA_ARCHS` where there is no GPU)
+MAX_JOBS                      compiler processes at once
 """
 
 from __future__ import annotations
@@ -30,14 +30,20 @@ def native(package: str) -> dict:
     except ImportError:  # metadata alone can be asked for before the build requirements are there
         return {}
     required = os.environ.get(f"{package.upper()}_REQUIRE_NATIVE") == "1"
-    options = {"include_dirs": [os.path.abspath("csrc")], "py_limited_api": True, "depends": _sources("csrc", "*.h", "*.cuh")}
+    options = {
+        "include_dirs": [os.path.abspath("csrc")],
+        "py_limited_api": True,
+        "depends": _sources("csrc", "*.h", "*.cuh"),
+    }
     compile_args = {"cxx": FLAGS, "nvcc": ["-O3", "-Xcompiler=-g0,-fvisibility=hidden", TORCH_TARGET]}
 
     cpu = _sources("csrc", "*.cpp", recursive=False) + _sources("csrc/cpu", "*.cpp")
     modules = [cpp_extension.CppExtension(f"{package}._C", cpu, extra_compile_args=compile_args, **options)]
-    if _wants_cuda(package, cpp_extension.CUDA_HOME):
-        cuda = _sources("csrc/cuda", "*.cu", "*.cpp")
-        modules.append(cpp_extension.CUDAExtension(f"{package}._C_cuda", cuda, extra_compile_args=compile_args, **options))
+    cuda = _sources("csrc/cuda", "*.cu", "*.cpp")
+    if cuda and _wants_cuda(package, cpp_extension.CUDA_HOME):
+        modules.append(
+            cpp_extension.CUDAExtension(f"{package}._C_cuda", cuda, extra_compile_args=compile_args, **options)
+        )
 
     class BuildNative(cpp_extension.BuildExtension):
         """One library at a time, so that a failing CUDA build leaves the CPU library standing."""
@@ -59,7 +65,11 @@ def native(package: str) -> dict:
                     )
             self.extensions = built
 
-    return {"ext_modules": modules, "cmdclass": {"build_ext": BuildNative}, "options": {"bdist_wheel": {"py_limited_api": "cp310"}}}
+    return {
+        "ext_modules": modules,
+        "cmdclass": {"build_ext": BuildNative},
+        "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
+    }
 
 
 def _sources(folder: str, *patterns: str, recursive: bool = True) -> list[str]:
@@ -85,7 +95,7 @@ def _wants_cuda(package: str, cuda_home: str | None) -> bool:
     if choice == "1" and not (nvcc and torch.version.cuda):
         missing = "a CUDA build of torch" if nvcc else "nvcc (set CUDA_HOME or PATH)"
         sys.exit(f"{package.upper()}_CUDA=1, but {missing} was not found")
-    if choice == "0" or not (nvcc and torch.version.cuda) or not Path("csrc/cuda").is_dir():
+    if choice == "0" or not (nvcc and torch.version.cuda):
         return False
     if not torch.cuda.is_available():
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHS)
