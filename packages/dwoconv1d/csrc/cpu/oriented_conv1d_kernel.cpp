@@ -1,137 +1,170 @@
 #include "cpu/oriented_conv1d_kernel.h"
 
+#include <algorithm>
 #include <cstring>
+#include <vector>
+
+#include "cpu/half.h"
+#include "cpu/plan.h"
 
 namespace dwoconv1d {
 namespace {
 
-struct Half { uint16_t bits; };
-struct BFloat16 { uint16_t bits; };
+const Level& level_for(leanconv::Isa isa) {
+#if defined(__x86_64__)
+  if (isa == leanconv::Isa::avx512) return level_avx512;
+  if (isa == leanconv::Isa::avx2) return level_avx2;
+#endif
+  return level_baseline;
+}
 
-inline float load(const float* p) { return *p; }
-inline double load(const double* p) { return *p; }
-inline float load(const BFloat16* p) {
-  const uint32_t bits = static_cast<uint32_t>(p->bits) << 16;
-  float f;
-  std::memcpy(&f, &bits, 4);
-  return f;
+template <class F>
+void run(ParallelFor parallel, int64_t count, int64_t grain, const F& task) {
+  const auto body = [](const void* f, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) (*static_cast<const F*>(f))(i);
+  };
+  parallel(count, grain, body, &task);
 }
-inline float load(const Half* p) {
-  _Float16 h;
-  std::memcpy(&h, p, 2);
-  return static_cast<float>(h);
+
+int64_t bytes_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
+
+const void* at(const void* data, int64_t element, DType dtype) {
+  return static_cast<const char*>(data) + element * bytes_of(dtype);
 }
-inline void store(float* p, float v) { *p = v; }
-inline void store(double* p, double v) { *p = v; }
-inline void store(Half* p, float v) {
-  const _Float16 h = static_cast<_Float16>(v);
-  std::memcpy(p, &h, 2);
+void* at(void* data, int64_t element, DType dtype) { return static_cast<char*>(data) + element * bytes_of(dtype); }
+
+// A convolution over `batch` images whose reads are `reads`.
+void convolve(const Reads& reads, int64_t batch, DType dtype, const void* x, Strides xs, const void* weight, bool residual,
+              const void* bias, void* y, Strides ys, const Level& level, ParallelFor parallel) {
+  if (batch == 0 || reads.channels == 0 || reads.out_height == 0 || reads.out_width == 0) return;
+  const Plan plan(reads, xs.c == 1 && ys.c == 1, level.bytes, dtype);
+  const std::vector<unsigned char> weights = plan.weights(weight, residual), biases = plan.biases(bias);
+  const int64_t blocks = static_cast<int64_t>(plan.blocks().size());
+  const size_t number = dtype == DType::float64 ? sizeof(double) : sizeof(float);
+  run(parallel, batch * blocks, plan.grain(), [&](int64_t i) {
+    const Block& block = plan.blocks()[i % blocks];
+    const int64_t n = i / blocks;
+    ConvTask task;
+    task.source = {at(x, n * xs.n + block.first * xs.c, dtype), xs.h, xs.w, xs.c, reads.height, reads.width};
+    task.out = at(y, n * ys.n + block.first * ys.c, dtype);
+    task.out_h = ys.h;
+    task.out_w = ys.w;
+    task.out_c = ys.c;
+    task.channels = block.channels;
+    task.weight = weights.data() + block.weights * number;
+    task.bias = biases.data() + block.first * number;
+    task.scratch = thread_scratch(plan.scratch_bytes());
+    level.conv(dtype, plan.geometry(block), task);
+  });
 }
-inline void store(BFloat16* p, float v) {
-  uint32_t bits;
-  std::memcpy(&bits, &v, 4);
-  if ((bits & 0x7fffffff) > 0x7f800000) {
-    p->bits = static_cast<uint16_t>((bits >> 16) | 0x40);
-  } else {
-    p->bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+
+Reads forward_reads(const Params& a) {
+  return {a.channels, a.taps,      a.height, a.width, a.out_height, a.out_width, a.stride_h, a.stride_w,
+          a.offsets,  false,       0,        0,       1,            1};
+}
+
+}  // namespace
+
+void forward(const Params& a, const void* x, Strides xs, const void* weight, const void* bias, void* y, Strides ys,
+             leanconv::Isa isa, ParallelFor parallel) {
+  convolve(forward_reads(a), a.batch, a.dtype, x, xs, weight, a.residual, bias, y, ys, level_for(isa), parallel);
+}
+
+// Rows and columns of x that are equal modulo the stride are read by the same taps: each such class is a stride-1
+// convolution of the upstream gradient, written to every stride-th pixel.
+void grad_input(const Params& a, const void* grad, Strides gs, const void* weight, void* grad_x, Strides xs,
+                leanconv::Isa isa, ParallelFor parallel) {
+  for (int64_t row = 0; row < std::min(a.stride_h, a.height); ++row) {
+    for (int64_t column = 0; column < std::min(a.stride_w, a.width); ++column) {
+      const Reads reads = {a.channels,
+                           a.taps,
+                           a.out_height,
+                           a.out_width,
+                           (a.height - row + a.stride_h - 1) / a.stride_h,
+                           (a.width - column + a.stride_w - 1) / a.stride_w,
+                           1,
+                           1,
+                           a.offsets,
+                           true,
+                           row,
+                           column,
+                           a.stride_h,
+                           a.stride_w};
+      const Strides out = {xs.n, xs.c, xs.h * a.stride_h, xs.w * a.stride_w};
+      convolve(reads, a.batch, a.dtype, grad, gs, weight, a.residual, nullptr, at(grad_x, row * xs.h + column * xs.w, a.dtype),
+               out, level_for(isa), parallel);
+    }
   }
 }
-template <class T> struct Accumulator { using type = float; };
-template <> struct Accumulator<double> { using type = double; };
 
-template <class F>
-void run(ParallelFor parallel, int64_t count, int64_t grain, const F& f) {
-  parallel(count, grain, [](const void* g, int64_t b, int64_t e) { for (; b < e; ++b) (*static_cast<const F*>(g))(b); }, &f);
-}
+namespace {
 
-template <class F>
-void with_type(DType dtype, const F& f) {
-  switch (dtype) {
-    case DType::float32: return f(float());
-    case DType::float64: return f(double());
-    case DType::float16: return f(Half());
-    case DType::bfloat16: return f(BFloat16());
+// Images are summed in a fixed number of chunks, whatever the number of threads: enough for many of them to share the work.
+constexpr int64_t kTasks = 64;
+
+template <class T>
+void reduce(const Params& a, const Plan& plan, const std::vector<size_t>& starts, const unsigned char* partial, int64_t chunks,
+            size_t stride, void* grad_weight, void* grad_bias) {
+  using A = typename AccumulatorOf<T>::type;
+  const A* sums = reinterpret_cast<const A*>(partial);
+  for (size_t b = 0; b < plan.blocks().size(); ++b) {
+    const Block& block = plan.blocks()[b];
+    const Group& group = plan.group(block);
+    const auto total = [&](int64_t tap, int64_t lane) {
+      const int64_t lanes = plan.lanes() == Lanes::pixels ? plan.vector() : 1;
+      A value = 0;
+      for (int64_t i = 0; i < chunks; ++i)
+        for (int64_t j = lane; j < lane + lanes; ++j) value += sums[i * stride + starts[b] + tap * plan.vector() + j];
+      return value;
+    };
+    for (int64_t c = 0; c < block.channels; ++c) {
+      T* out = static_cast<T*>(grad_weight) + (block.first + c) * a.taps;
+      for (int64_t s = 0; s < a.taps; ++s) narrow(group.tap_of[s] < 0 ? A(0) : total(group.tap_of[s], c), out + s);
+      narrow(total(group.taps().count, c), static_cast<T*>(grad_bias) + block.first + c);
+    }
   }
 }
 
 }  // namespace
 
-void forward(const Params& a, const void* x_, Strides xs, const void* w_, const void* b_, void* y_, Strides ys, leanconv::Isa,
-             ParallelFor parallel) {
-  with_type(a.dtype, [&](auto type) {
-    using T = decltype(type);
-    using A = typename Accumulator<T>::type;
-    run(parallel, a.batch * a.channels, 1, [&](int64_t i) {
-      const int64_t n = i / a.channels, c = i % a.channels;
-      const T* x = static_cast<const T*>(x_) + n * xs.n + c * xs.c;
-      T* y = static_cast<T*>(y_) + n * ys.n + c * ys.c;
-      for (int64_t p = 0; p < a.out_height; ++p)
-        for (int64_t q = 0; q < a.out_width; ++q) {
-          A sum = b_ ? load(static_cast<const T*>(b_) + c) : A(0);
-          for (int64_t s = 0; s < a.taps; ++s) {
-            const int64_t h = p * a.stride_h + a.offsets[c * a.taps + s];
-            const int64_t w = q * a.stride_w + a.offsets[(a.channels + c) * a.taps + s];
-            if (h < 0 || h >= a.height || w < 0 || w >= a.width) continue;
-            const A tap = load(static_cast<const T*>(w_) + c * a.taps + s) + A(a.residual && s == a.taps / 2);
-            sum += tap * load(x + h * xs.h + w * xs.w);
-          }
-          store(y + p * ys.h + q * ys.w, sum);
-        }
-    });
+void grad_weight(const Params& a, const void* grad, Strides gs, const void* x, Strides xs, void* grad_weight, void* grad_bias,
+                 leanconv::Isa isa, ParallelFor parallel) {
+  if (a.batch == 0 || a.channels == 0 || a.out_height == 0 || a.out_width == 0) {
+    std::memset(grad_weight, 0, a.channels * a.taps * bytes_of(a.dtype));
+    std::memset(grad_bias, 0, a.channels * bytes_of(a.dtype));
+    return;
+  }
+  const Level& level = level_for(isa);
+  const Plan plan(forward_reads(a), xs.c == 1 && gs.c == 1, level.bytes, a.dtype);
+  const int64_t blocks = static_cast<int64_t>(plan.blocks().size());
+  std::vector<size_t> starts;
+  size_t numbers = 0;
+  for (const Block& block : plan.blocks()) {
+    starts.push_back(numbers);
+    numbers += (plan.group(block).taps().count + 1) * plan.vector();
+  }
+  const int64_t chunks = std::min(a.batch, std::max<int64_t>(1, kTasks / blocks));
+  const size_t number = level.bytes / plan.vector();
+  std::vector<unsigned char> partial(chunks * numbers * number);
+  run(parallel, chunks * blocks, plan.grain(), [&](int64_t i) {
+    const int64_t b = i % blocks, chunk = i / blocks;
+    const Block& block = plan.blocks()[b];
+    for (int64_t n = a.batch * chunk / chunks; n < a.batch * (chunk + 1) / chunks; ++n) {
+      GradTask task;
+      task.source = {at(x, n * xs.n + block.first * xs.c, a.dtype), xs.h, xs.w, xs.c, a.height, a.width};
+      task.grad = {at(grad, n * gs.n + block.first * gs.c, a.dtype), gs.h, gs.w, gs.c, a.out_height, a.out_width};
+      task.channels = block.channels;
+      task.sums = partial.data() + (chunk * numbers + starts[b]) * number;
+      task.scratch = thread_scratch(plan.scratch_bytes());
+      level.grad(a.dtype, plan.geometry(block), task);
+    }
   });
-}
-
-void grad_input(const Params& a, const void* g_, Strides gs, const void* w_, void* x_, Strides xs, leanconv::Isa,
-                ParallelFor parallel) {
-  with_type(a.dtype, [&](auto type) {
-    using T = decltype(type);
-    using A = typename Accumulator<T>::type;
-    run(parallel, a.batch * a.channels, 1, [&](int64_t i) {
-      const int64_t n = i / a.channels, c = i % a.channels;
-      const T* g = static_cast<const T*>(g_) + n * gs.n + c * gs.c;
-      T* x = static_cast<T*>(x_) + n * xs.n + c * xs.c;
-      for (int64_t h = 0; h < a.height; ++h)
-        for (int64_t w = 0; w < a.width; ++w) {
-          A sum = 0;
-          for (int64_t s = 0; s < a.taps; ++s) {
-            const int64_t p = h - a.offsets[c * a.taps + s], q = w - a.offsets[(a.channels + c) * a.taps + s];
-            if (p < 0 || q < 0 || p % a.stride_h || q % a.stride_w) continue;
-            if (p / a.stride_h >= a.out_height || q / a.stride_w >= a.out_width) continue;
-            const A tap = load(static_cast<const T*>(w_) + c * a.taps + s) + A(a.residual && s == a.taps / 2);
-            sum += tap * load(g + p / a.stride_h * gs.h + q / a.stride_w * gs.w);
-          }
-          store(x + h * xs.h + w * xs.w, sum);
-        }
-    });
-  });
-}
-
-void grad_weight(const Params& a, const void* g_, Strides gs, const void* x_, Strides xs, void* gw_, void* gb_, leanconv::Isa,
-                 ParallelFor parallel) {
-  with_type(a.dtype, [&](auto type) {
-    using T = decltype(type);
-    using A = typename Accumulator<T>::type;
-    run(parallel, a.channels, 1, [&](int64_t c) {
-      for (int64_t s = -1; s < a.taps; ++s) {
-        const int64_t dy = s < 0 ? 0 : a.offsets[c * a.taps + s], dx = s < 0 ? 0 : a.offsets[(a.channels + c) * a.taps + s];
-        A total = 0;
-        for (int64_t n = 0; n < a.batch; ++n)
-          for (int64_t p = 0; p < a.out_height; ++p) {
-            const int64_t h = p * a.stride_h + dy;
-            if (h < 0 || h >= a.height) continue;
-            A sum = 0;
-            for (int64_t q = 0; q < a.out_width; ++q) {
-              const int64_t w = q * a.stride_w + dx;
-              if (w < 0 || w >= a.width) continue;
-              const A g = load(static_cast<const T*>(g_) + n * gs.n + c * gs.c + p * gs.h + q * gs.w);
-              sum += s < 0 ? g : g * load(static_cast<const T*>(x_) + n * xs.n + c * xs.c + h * xs.h + w * xs.w);
-            }
-            total += sum;
-          }
-        store(s < 0 ? static_cast<T*>(gb_) + c : static_cast<T*>(gw_) + c * a.taps + s, total);
-      }
-    });
-  });
+  switch (a.dtype) {
+    case DType::float32: return reduce<float>(a, plan, starts, partial.data(), chunks, numbers, grad_weight, grad_bias);
+    case DType::float64: return reduce<double>(a, plan, starts, partial.data(), chunks, numbers, grad_weight, grad_bias);
+    case DType::float16: return reduce<Half>(a, plan, starts, partial.data(), chunks, numbers, grad_weight, grad_bias);
+    case DType::bfloat16: return reduce<BFloat16>(a, plan, starts, partial.data(), chunks, numbers, grad_weight, grad_bias);
+  }
 }
 
 }  // namespace dwoconv1d

@@ -4,15 +4,9 @@
 #include <cstdint>
 
 #include "common/isa.h"
+#include "cpu/job.h"
 
 namespace dwoconv1d {
-
-enum class DType { float32, float64, float16, bfloat16 };
-
-// Distances, in elements, between neighbours along each dimension of an (N, C, H, W) tensor.
-struct Strides {
-  int64_t n, c, h, w;
-};
 
 // y[n,c,p,q] = bias[c] + sum_s (weight[c,s] + residual * [s = K/2]) * x[n,c, p*stride_h + dy[c,s], q*stride_w + dx[c,s]]
 struct Params {
@@ -28,8 +22,8 @@ struct Params {
 // Runs body(context, begin, end) over disjoint pieces of [0, count), each at least `grain` long, on any number of threads.
 using ParallelFor = void (*)(int64_t count, int64_t grain, void (*body)(const void*, int64_t, int64_t), const void* context);
 
-// In each, one of stride.c and stride.w of both big tensors is 1. weight, grad_weight (C, K) and biases (C) are contiguous;
-// bias may be null.
+// Tensors may have any strides. weight and grad_weight (C, K), bias and grad_bias (C) are contiguous; bias may be null.
+// Results do not depend on the number of threads.
 void forward(const Params&, const void* x, Strides, const void* weight, const void* bias, void* y, Strides, leanconv::Isa,
              ParallelFor);
 void grad_input(const Params&, const void* grad, Strides, const void* weight, void* grad_x, Strides, leanconv::Isa,

@@ -1,0 +1,76 @@
+// What is worked out once per call: which channels share their taps, which taps matter, and how large tiles may be.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "cpu/job.h"
+
+namespace dwoconv1d {
+
+// Neighbouring channels with equal offsets.
+struct Group {
+  int64_t first, channels;
+  std::vector<int64_t> dy, dx;   // distinct taps that reach the image, sorted
+  std::vector<int64_t> tap_of;   // for each of the K weights its distinct tap, or -1
+  size_t weights;                // where its weights start in Plan::weight, in numbers
+
+  Taps taps() const { return {static_cast<int64_t>(dy.size()), dy.data(), dx.data()}; }
+};
+
+// One task per image: all, or up to a vector, of a group's channels.
+struct Block {
+  int64_t group, first, channels;
+  size_t weights;
+};
+
+// Reads at (p * stride_h + dy, q * stride_w + dx) of an image height x width, for each of out_height x out_width outputs.
+struct Reads {
+  int64_t channels, taps;
+  int64_t height, width, out_height, out_width, stride_h, stride_w;
+  const int32_t* offsets;  // (2, C, K)
+  // Which tap of the op this is: for the input gradient of one residue class, offsets are negated, divided by the op's
+  // stride, and those that do not divide drop out.
+  bool transposed;
+  int64_t row_class, column_class, op_stride_h, op_stride_w;
+};
+
+class Plan {
+ public:
+  // `channels_last`: whether vectors of neighbouring channels can be read and written.
+  Plan(const Reads& reads, bool channels_last, int64_t vector_bytes, DType dtype);
+
+  const std::vector<Block>& blocks() const { return blocks_; }
+  const Group& group(const Block& block) const { return groups_[block.group]; }
+  Geometry geometry(const Block& block) const;
+  Lanes lanes() const { return lanes_; }
+  int64_t vector() const { return vector_; }
+  size_t scratch_bytes() const { return scratch_bytes_; }
+  int64_t grain() const;  // tasks that are worth a thread
+
+  // The distinct taps' weights of every block: coincident ones added, the residual one included, converted.
+  // weight (C, K) in the plan's dtype; the result holds (taps, vector) or (taps,) numbers from Block::weights on.
+  std::vector<unsigned char> weights(const void* weight, bool residual) const;
+  // (C,) numbers per channel, zeros for null, with room for a whole vector behind the last channel.
+  std::vector<unsigned char> biases(const void* bias) const;
+
+ private:
+  void find_groups();
+  void find_blocks(bool channels_last);
+  void find_tiles();
+
+  Reads reads_;
+  DType dtype_;
+  Lanes lanes_;
+  int64_t vector_;  // accumulators per vector
+  size_t number_;   // bytes per accumulator
+  std::vector<Group> groups_;
+  std::vector<Block> blocks_;
+  std::vector<Geometry> geometries_;  // per group
+  size_t weights_ = 0, scratch_bytes_ = 0;
+};
+
+// Memory of the calling thread, aligned for any vector, kept until the thread ends.
+void* thread_scratch(size_t bytes);
+
+}  // namespace dwoconv1d
