@@ -1,0 +1,152 @@
+"""Reports: run folders gathered into one table, the paper's number beside ours."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leanconv import plots
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in the seed alone, and what the paper says about them."""
+
+    label: str
+    runs: list[dict[str, Any]]
+
+    def spread(self, key: str) -> str:
+        """Mean +- sample standard deviation over seeds, in percent; a single run has no spread to show."""
+        values = self.values(key)
+        if not values:
+            return "-"
+        deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.2f}{deviation}"
+
+    def values(self, key: str) -> list[float]:
+        return [100 * run[key] for run in self.runs if key in run]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows, unfinished run folders, and what was not run at all."""
+
+    rows: list[Row]
+    unfinished: list[str]
+    not_run: list[str]
+
+    def markdown(self) -> str:
+        """The table and its notes."""
+        return self._render("| " + " | ".join(["---"] * len(_COLUMNS)) + " |", padded=False)
+
+    def text(self) -> str:
+        """The same for a terminal, columns aligned."""
+        return self._render(None, padded=True)
+
+    def _render(self, rule: str | None, *, padded: bool) -> str:
+        table = [list(_COLUMNS), *(_cells(row) for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*table)]
+        if padded:
+            lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table]
+            lines.insert(1, "  ".join("-" * width for width in widths))
+        else:
+            lines = ["| " + " | ".join(line) + " |" for line in table]
+            lines.insert(1, rule or "")
+        return "\n".join(lines + ["", *self._notes()]) + "\n"
+
+    def _notes(self) -> list[str]:
+        runs = [run for row in self.rows for run in row.runs]
+        notes = ["Accuracies are top-1 in percent after the last epoch (no epoch was picked by its test accuracy)."]
+        notes += [f"Data: {text}." for text in _unique(run["data_source"].rstrip(".") for run in runs)]
+        notes += [f"Paper: {text}." for text in _unique(run["paper"]["source"] for run in runs if "paper" in run)]
+        notes += [f"Measured on {birth}." for birth in _unique(map(_birth, runs))]
+        notes += [f"Not finished: {text}" for text in self.unfinished]
+        if self.not_run:
+            notes.append(f"Not run here (paper's numbers in brackets): {'; '.join(self.not_run)}.")
+        return [f"- {note}" for note in notes]
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``report.md``, ``report.json`` and, where there is a finished run, ``report.png`` and ``curves.png``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.md").write_text(self.markdown())
+        (folder / "report.json").write_text(json.dumps({row.label: row.runs for row in self.rows}, indent=2) + "\n")
+        if self.rows:
+            key = {row.label: "ema_top1" if row.values("ema_top1") else "top1" for row in self.rows}
+            pictures = [
+                {"label": row.label, "values": row.values(key[row.label]), "text": row.spread(key[row.label])}
+                for row in self.rows
+            ]
+            plots.bars(pictures, folder / "report.png")
+
+
+_COLUMNS = ("network", "data", "epochs", "seeds", "params", "MACs", "top-1", "top-1 EMA", "time", "paper")
+
+
+def gather(folders: Iterable[str | Path]) -> Report:
+    """Read every run folder at or below ``folders``.
+
+    Runs of the same network, data set and recipe form one row over their seeds.
+
+    Raises:
+        FileNotFoundError: a folder is missing or holds no run.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {}
+    unfinished: list[str] = []
+    for folder in map(Path, folders):
+        found = sorted(path.parent for path in folder.rglob("recipe.json"))
+        if not found:
+            raise FileNotFoundError(f"no run at or below {folder}: a run folder holds a recipe.json")
+        for run in found:
+            if not (run / "summary.json").is_file():
+                unfinished.append(f"{run}, {_progress(run)}")
+                continue
+            summary = json.loads((run / "summary.json").read_text())
+            recipe = json.loads((run / "recipe.json").read_text()) | {"seed": None}
+            rows.setdefault(json.dumps(recipe, sort_keys=True), []).append(summary)
+    merged = [Row(runs[0].get("row", runs[0]["model"]), runs) for runs in rows.values()]
+    table = {label: text for row in merged for label, text in row.runs[0].get("table", {}).items()}
+    not_run = [f"{label} ({text})" for label, text in table.items() if label not in {row.label for row in merged}]
+    return Report(merged, unfinished, not_run)
+
+
+def _cells(row: Row) -> list[str]:
+    first = row.runs[0]
+    paper = first.get("paper", {})
+    return [
+        row.label,
+        first["data"],
+        str(first["epochs"]),
+        str(len(row.runs)),
+        f"{first['params'] / 1e6:.3g} M",
+        f"{first['macs'] / 1e6:.4g} M",
+        row.spread("top1"),
+        row.spread("ema_top1"),
+        _duration(statistics.mean(run["seconds"] for run in row.runs)),
+        f"{paper['top1']} / {paper['ema_top1']} EMA, {paper['on']}" if paper else "-",
+    ]
+
+
+def _progress(run: Path) -> str:
+    lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").is_file() else []
+    return f"last logged step {json.loads(lines[-1])['step']}" if lines else "no step logged"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _unique(items: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(items))
+
+
+def _birth(run: dict[str, Any]) -> str:
+    environment = run["environment"]
+    commit = environment["commit"] or "unknown"
+    return f"{run['hardware']}, torch {environment['versions']['torch']}, {environment['date'][:10]}, commit {commit[:8]}{commit[40:]}"

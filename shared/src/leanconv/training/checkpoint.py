@@ -1,0 +1,34 @@
+"""Checkpoints: written whole or not at all, loadable with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LAST, BEST = "last.pt", "best.pt"
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write beside ``path``, flush to disk, rename: a reader or a power cut never meets half a file."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint; ``path`` may be a run folder, whose newest state is then meant.
+
+    Raises:
+        FileNotFoundError: there is none, with a sentence saying what was looked for.
+    """
+    path = Path(path)
+    path = path / LAST if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: the run was never started or stopped before its first save")
+    return torch.load(path, map_location=device, weights_only=True)

@@ -1,0 +1,96 @@
+"""The command line's ``train``, ``eval`` and ``report``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from leanconv import data as datasets
+from leanconv import report
+from leanconv.training import build, checkpoint, evaluate, fit, resume
+from leanconv.training.recipe import ConfigError, Recipe
+from leanconv.training.run_folder import read_recipe
+from leanconv.training.world import join
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the three sub-commands; each sets ``run`` to a function of the parsed arguments."""
+    train = commands.add_parser("train", help="train a network by a recipe", description=_train.__doc__)
+    train.add_argument("model", nargs="?", help="a name that `leanconv models` lists")
+    train.add_argument("--data", metavar="NAME", help="a name that `leanconv datasets` lists")
+    train.add_argument("--root", dest="data_root", metavar="PATH", help="where the data set lies")
+    train.add_argument("--config", type=Path, metavar="FILE", help="a recipe.json to start from; flags win over it")
+    train.add_argument("--out", type=Path, metavar="FOLDER", help="run folder (default: runs/MODEL-DATA-TIME)")
+    train.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder, unchanged")
+    known = ", ".join(f.name for f in dataclasses.fields(Recipe))
+    train.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend", help=f"any of {known}")
+    train.set_defaults(run=_train)
+
+    score = commands.add_parser("eval", help="score a run or a checkpoint", description=_eval.__doc__)
+    score.add_argument("run_or_checkpoint", type=Path)
+    score.add_argument("--data-root", metavar="PATH")
+    score.set_defaults(run=_eval)
+
+    table = commands.add_parser("report", help="gather run folders into a table", description=_report.__doc__)
+    table.add_argument("runs", nargs="+", type=Path, help="run folders, or folders that hold them")
+    table.add_argument("--out", type=Path, metavar="FOLDER", help="also write report.md, report.json and report.png")
+    table.set_defaults(run=_report)
+    for command in (train, score):
+        command.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+
+
+def _train(args: argparse.Namespace) -> int:
+    """Train a network by a recipe; the run folder holds everything needed to repeat or resume it."""
+    if args.resume:
+        if args.model or args.data or args.config or args.set:
+            raise ConfigError("--resume continues a run unchanged: leave out MODEL, --data, --config and --set")
+        resume(args.resume, device=args.device)
+        return 0
+    named = {key: getattr(args, key) for key in ("model", "data", "data_root") if getattr(args, key)}
+    recipe = Recipe().override(json.loads(args.config.read_text()) if args.config else {})
+    recipe = recipe.override(named).override(args.set)
+    out = args.out or Path("runs", f"{recipe.model}-{recipe.data}-{datetime.now():%Y%m%d-%H%M%S}")
+    with join(args.device) as world:
+        fit(None, recipe, out=out, device=world.device)
+        if world.main:
+            sys.stdout.write(report.gather([out]).text())
+    return 0
+
+
+def _eval(args: argparse.Namespace) -> int:
+    """Accuracy of a finished or unfinished run's weights, plain and averaged, on its test images."""
+    path = args.run_or_checkpoint
+    recipe = read_recipe(path if path.is_dir() else path.parent)
+    with join(args.device) as world:
+        data = datasets.load(recipe.data, root=args.data_root or recipe.data_root, smoke=recipe.smoke)
+        state = checkpoint.load(path, world.device)
+        network = build.model(recipe, data).to(world.device)
+        _, loader = data.loaders(
+            recipe.batch_size, augment=recipe.augment, rank=world.rank, world_size=world.size, device=world.device,
+            image_size=recipe.image_size, channels_last=recipe.channels_last, workers=recipe.workers,
+        )  # fmt: skip
+        for name in ("model", "ema"):
+            if state[name] is None:
+                continue
+            network.load_state_dict(state[name])
+            network.to(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
+            scores = evaluate(network, loader, recipe)
+            text = "  ".join(f"{key} {value:.4f}" for key, value in scores.items())
+            if world.main:
+                sys.stdout.write(f"{'weights' if name == 'model' else 'averaged weights'} at step {state['step']}: {text}\n")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    """One table over run folders: the paper's number beside ours, and what was not run."""
+    gathered = report.gather(args.runs)
+    sys.stdout.write(gathered.text())
+    if args.out:
+        gathered.save(args.out)
+    return 0

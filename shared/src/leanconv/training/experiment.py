@@ -1,0 +1,57 @@
+"""What every experiment script shares: its flags, its seeds, its report, its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from leanconv import report
+from leanconv.training.fit import fit
+from leanconv.training.recipe import ConfigError, Recipe
+from leanconv.training.trainer import Diverged, Interrupted
+from leanconv.training.world import join
+
+Plan = tuple[str, Recipe, dict[str, Any]]  # name of the run folder, recipe, card
+
+
+def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
+    """Add the flags that every experiment takes."""
+    parser.add_argument("--smoke", action="store_true", help="a small network on real data, minutes on two cores")
+    parser.add_argument("--data", metavar="PATH", help="where the data set lies")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"for run folders and report (default: {out})")
+    parser.add_argument("--resume", action="store_true", help="continue what lies in the folder, skip what is finished")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend", help="change the recipe")
+    parser.set_defaults(default_out=Path(out))
+
+
+def run(plans: Sequence[Plan], args: argparse.Namespace) -> int:
+    """Train every plan for every seed, then print and save the report. Returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    out = args.out or args.default_out.with_name(f"{args.default_out.name}{'-smoke' if args.smoke else ''}")
+    try:
+        if not (args.smoke or args.data):
+            raise ConfigError("give --data PATH for the full experiment, or --smoke for a small one on real data")
+        with join(args.device) as world:
+            for seed, (name, recipe, card) in itertools.product(args.seeds, plans):
+                chosen = recipe.override({"data_root": args.data, "seed": seed}).override(args.set)
+                folder = out / f"{name}-seed{seed}"
+                if not (args.resume and (folder / "summary.json").is_file()):
+                    fit(None, chosen, out=folder, resume=args.resume, device=world.device, card=card)
+            if world.main:
+                gathered = report.gather([out])
+                gathered.save(out)
+                sys.stdout.write(f"{gathered.text()}\nWritten to {out}/report.md\n")
+    except Interrupted as stop:
+        sys.stderr.write(f"{stop}; so does this command with --resume\n")
+        return 130
+    except (Diverged, OSError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0

@@ -1,0 +1,86 @@
+"""The public calls: train by a recipe, continue a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from leanconv import data as datasets
+from leanconv.data import VisionData
+from leanconv.training import build
+from leanconv.training.recipe import Recipe
+from leanconv.training.run_folder import RunFolder, read_recipe
+from leanconv.training.trainer import Trainer
+from leanconv.training.world import Interrupt, join
+
+
+@dataclass(frozen=True)
+class Result:
+    """What :func:`fit` hands back: the run folder, its summary, and the weights, plain and averaged."""
+
+    folder: Path
+    summary: dict[str, Any]
+    model: nn.Module
+    ema: nn.Module | None
+
+
+def fit(
+    model: nn.Module | str | None,
+    recipe: Recipe,
+    data: VisionData | None = None,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    device: str | torch.device | None = None,
+    card: dict[str, Any] | None = None,
+) -> Result:
+    """Train by a recipe and leave a run folder; the same call runs unchanged under torchrun.
+
+    Every random choice depends only on the recipe's seed, the step and the process, so a run that was killed and
+    resumed ends with bitwise the weights of an unbroken one (same machine, same number of processes and threads; on
+    CUDA with ``deterministic=True``).
+
+    Args:
+        model: a module, a name, or None for the recipe's own.
+        recipe: the hyperparameters.
+        data: what to train on; None loads ``recipe.data``.
+        out: the run folder.
+        resume: continue from the folder's last checkpoint, if it has one.
+        device: "cpu", "cuda", ...; None takes a GPU where there is one.
+        card: JSON-ready facts to keep in the summary, such as the paper's number for this row.
+
+    Raises:
+        ConfigError: the recipe cannot be used here, or ``out`` holds another run.
+        Diverged: the loss became infinite or NaN.
+        Interrupted: SIGINT (Ctrl-C) or SIGTERM arrived; a checkpoint was written.
+
+    Example:
+        >>> from leanconv import training
+        >>> recipe = training.Recipe(model="convnext_tiny_1d", data="fashion_mnist", epochs=1)  # doctest: +SKIP
+        >>> training.fit(None, recipe, out="runs/first").summary["top1"]  # doctest: +SKIP
+    """
+    if isinstance(model, str):
+        recipe = recipe.override({"model": model})
+        model = None
+    with join(device) as world, Interrupt() as interrupt:
+        if recipe.deterministic:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        if data is None:
+            data = datasets.load(recipe.data, root=recipe.data_root, smoke=recipe.smoke)
+        build.local_batch(recipe, world.size)
+        network = build.model(recipe, data) if model is None else model
+        folder = RunFolder(Path(out), recipe, resume=resume, active=world.main)
+        try:
+            trainer = Trainer(network, recipe, data, folder, world, interrupt, card or {})
+            return Result(folder.path, trainer.run(), trainer.network, trainer.ema and trainer.ema.module)
+        finally:
+            folder.close()
+
+
+def resume(run: str | Path, model: nn.Module | None = None, data: VisionData | None = None, **kwargs: Any) -> Result:
+    """Continue the run in a folder; a model or data set that the recipe cannot name must be given again."""
+    return fit(model, read_recipe(run), data, out=run, resume=True, **kwargs)

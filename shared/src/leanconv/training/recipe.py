@@ -1,0 +1,177 @@
+"""The recipe: every hyperparameter of a training run in one frozen dataclass."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from leanconv.data import Augment
+
+
+class ConfigError(ValueError):
+    """A recipe, flag or override that cannot be used; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyperparameters of one run; reads like the table in a paper.
+
+    Attributes:
+        model, model_kwargs: name known to timm (the packages' networks included) and its keyword arguments.
+        data, data_root, smoke: data set by name, where it lies, and whether a small stand-in may replace it.
+        image_size: side of the training and evaluation images; None keeps the data set's own.
+        epochs, batch_size, accumulate: ``batch_size`` images enter each optimizer step, over all processes and over
+            the ``accumulate`` parts the step is computed in.
+        optimizer, lr, weight_decay, momentum, betas, eps: for ``timm.optim.create_optimizer_v2``; biases, norms and
+            other one-dimensional parameters are not decayed.
+        layer_decay: factor on the learning rate per layer counted from the head.
+        schedule, warmup_epochs, warmup_lr, min_lr, milestones, decay_rate: for timm's schedulers, stepped at every
+            optimizer step; the warm-up is part of ``epochs``.
+        loss, label_smoothing: "ce" or "bce" (one sigmoid per class).
+        mixup, cutmix, mix_prob, switch_prob: as in ``timm.data.Mixup``.
+        augment: what happens to each image (see :class:`leanconv.data.Augment`).
+        drop_path: stochastic depth, given to the model as ``drop_path_rate``.
+        ema_decay, ema_warmup: moving average of the weights, updated at every step; with warm-up the decay rises as
+            1 - (1 + step)^(-2/3) to ``ema_decay``, which suits runs shorter than a few 1/(1 - decay) steps.
+        amp: "none", "bf16" or "fp16" (with loss scaling).
+        compile, channels_last, clip_grad, seed, deterministic: as they say; ``deterministic`` asks torch for
+            deterministic algorithms, which on CUDA an exactly repeatable run needs.
+        workers: loader processes for data sets that do not fit in memory.
+        eval_every, save_seconds, log_every: epochs, seconds and steps between evaluations, checkpoints, log lines.
+    """
+
+    model: str = "resnet18"
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    data: str = "fashion_mnist"
+    data_root: str | None = None
+    smoke: bool = False
+    image_size: int | None = None
+    epochs: int = 10
+    batch_size: int = 128
+    accumulate: int = 1
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    layer_decay: float | None = None
+    schedule: Literal["cosine", "constant", "step", "multistep"] = "cosine"
+    warmup_epochs: float = 0.0
+    warmup_lr: float = 0.0
+    min_lr: float = 1e-6
+    milestones: tuple[int, ...] = ()
+    decay_rate: float = 0.1
+    loss: Literal["ce", "bce"] = "ce"
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_prob: float = 1.0
+    switch_prob: float = 0.5
+    augment: Augment = field(default_factory=Augment)
+    drop_path: float = 0.0
+    ema_decay: float | None = None
+    ema_warmup: bool = False
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    compile: bool = False
+    channels_last: bool = False
+    clip_grad: float | None = None
+    seed: int = 0
+    deterministic: bool = False
+    workers: int = 2
+    eval_every: int = 1
+    save_seconds: float = 300.0
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "eval_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(f"batch_size {self.batch_size} does not divide into accumulate={self.accumulate} parts")
+        if self.warmup_epochs >= self.epochs and self.schedule == "cosine":
+            raise ConfigError(f"warmup_epochs {self.warmup_epochs} leaves nothing of epochs {self.epochs}")
+
+    def override(self, changes: Mapping[str, Any] | Iterable[str]) -> Recipe:
+        """A copy with changes given as a mapping or as ``"key=value"`` strings; nested keys are dotted.
+
+        Raises:
+            ConfigError: unknown key (with the nearest known ones) or a value of the wrong type.
+
+        Example:
+            >>> Recipe().override(["lr=4e-3", "augment.hflip=0.5", "ema_decay=none"]).lr
+            0.004
+        """
+        if not isinstance(changes, Mapping):
+            changes = dict(_split(text) for text in changes)
+        return _apply(self, changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, JSON-ready values; ``Recipe().override(d)`` reads them back."""
+        return dataclasses.asdict(self)
+
+
+def _split(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"'{text}' is not of the form key=value")
+    words = {"true": True, "false": False, "none": None, "null": None}
+    try:
+        return key.strip(), words[value.lower()] if value.lower() in words else ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key.strip(), value
+
+
+def _apply(config: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:
+    """``config``, a dataclass or a dictionary, with all changes made at once; ``prefix`` is for messages."""
+    values: dict[str, Any] = {}
+    free = isinstance(config, Mapping)  # a dictionary takes any key and any value
+    for key, value in changes.items():
+        head, _, rest = key.partition(".")
+        if not free:
+            _check_known(config, head, prefix)
+        current = values[head] if head in values else config.get(head, {}) if free else getattr(config, head)
+        if rest and not (dataclasses.is_dataclass(current) or isinstance(current, Mapping)):
+            raise ConfigError(f"'{prefix}{key}': {prefix}{head} has no parts")
+        if rest:
+            value = _apply(current, {rest: value}, f"{prefix}{head}.")
+        elif dataclasses.is_dataclass(current) and isinstance(value, Mapping):
+            value = _apply(current, value, f"{prefix}{head}.")
+        elif not free:
+            value = _convert(f"{prefix}{head}", value, get_type_hints(type(config))[head])
+        values[head] = value
+    return {**config, **values} if free else dataclasses.replace(config, **values)
+
+
+def _check_known(config: Any, name: str, prefix: str) -> None:
+    names = [f.name for f in dataclasses.fields(config)]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+        raise ConfigError(f"unknown key '{prefix}{name}': {hint}")
+
+
+def _convert(key: str, value: Any, hint: Any) -> Any:
+    """``value`` as the annotated type, or a ConfigError that names both."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for option in options:
+        kind = get_origin(option) or option
+        if kind is Literal and value in get_args(option):
+            return value
+        if kind is Literal or (isinstance(value, bool) and kind is not bool):
+            continue
+        if kind is bool and value in (0, 1):
+            return bool(value)
+        if kind is float and isinstance(value, int):
+            return float(value)
+        if kind is tuple and isinstance(value, list | tuple):
+            return tuple(value)
+        if isinstance(value, kind):
+            return value
+    wanted = " or ".join(map(str, get_args(hint))) if get_origin(hint) is Literal else getattr(hint, "__name__", hint)
+    raise ConfigError(f"{key} must be {str(wanted).replace('typing.', '')}, got {value!r}")

@@ -1,0 +1,109 @@
+"""The run folder: everything a run leaves behind besides its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from leanconv import environment, plots
+from leanconv.training.recipe import ConfigError, Recipe
+
+log = logging.getLogger("leanconv")
+
+INCIDENTAL = ("data_root", "workers", "save_seconds")  # may change between the start of a run and its resumption
+
+
+class RunFolder:
+    """Writes ``recipe.json``, ``environment.json``, ``metrics.jsonl``, ``summary.json``, ``curves.png``, ``run.log``
+    and tensorboard events under ``path``. Processes other than the main one get ``active=False`` and write nothing.
+
+    Raises:
+        ConfigError: a run lies there already and ``resume`` is false, or it was made by another recipe.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe, *, resume: bool, active: bool) -> None:
+        self.path, self.active = path, active
+        self.records: list[dict[str, Any]] = []
+        if not active:
+            return
+        new = json.loads(json.dumps(recipe.to_dict()))
+        old = read_json(path / "recipe.json", new)
+        if (path / "recipe.json").is_file() and not resume:
+            raise ConfigError(f"{path} already holds a run: resume it or choose another folder")
+        changed = [key for key in new if old.get(key) != new[key] and key not in INCIDENTAL]
+        if changed:
+            changed = ", ".join(f"{key} {old.get(key)!r} there, {new[key]!r} here" for key in changed)
+            raise ConfigError(f"{path} was made by another recipe ({changed}): resume unchanged or start a new folder")
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "recipe.json", new)
+        # One entry per start: a run may be resumed on another machine.
+        write_json(path / "environment.json", [*read_json(path / "environment.json", []), environment.describe()])
+        self._handler = logging.FileHandler(path / "run.log")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        log.addHandler(self._handler)
+        self._events: Any = None
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after ``step``: a resumed run writes it again."""
+        if self.active:
+            file = self.path / "metrics.jsonl"
+            self.records = [record for record in read_metrics(self.path) if record["step"] <= step]
+            file.write_text("".join(json.dumps(record) + "\n" for record in self.records))
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Add one line to ``metrics.jsonl`` and its numbers to tensorboard."""
+        self.records.append(record)
+        if not self.active:
+            return
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+
+            self._events = SummaryWriter(str(self.path), purge_step=record["step"])
+        for key, value in record.items():
+            if isinstance(value, float):
+                self._events.add_scalar(f"{record['kind']}/{key}", value, record["step"])
+
+    def draw(self) -> None:
+        if self.active and any(record["kind"] == "epoch" for record in self.records):
+            plots.curves({self.path.name: self.records}, self.path / "curves.png")
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        if self.active:
+            write_json(self.path / "summary.json", summary)
+            self.draw()
+
+    def close(self) -> None:
+        if self.active:
+            log.removeHandler(self._handler)
+            self._handler.close()
+            if self._events is not None:
+                self._events.close()
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe a run folder was made by."""
+    file = Path(path, "recipe.json")
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is not a run folder: it has no recipe.json")
+    return Recipe().override(json.loads(file.read_text()))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``; a last one cut short by a kill is left out."""
+    file = path / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def read_json(path: Path, default: Any) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else default
+
+
+def write_json(path: Path, value: Any) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)

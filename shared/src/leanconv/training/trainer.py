@@ -1,0 +1,301 @@
+"""The training loop: one for every experiment."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from leanconv import environment, profiling
+from leanconv.data import VisionData
+from leanconv.metrics import Accuracy, Mean
+from leanconv.training import build, checkpoint
+from leanconv.training.recipe import ConfigError, Recipe
+from leanconv.training.run_folder import RunFolder
+from leanconv.training.world import Interrupt, World
+
+log = logging.getLogger("leanconv")
+
+STOP_EVERY = 10  # steps between votes on stopping; each vote of several processes costs a round trip
+
+
+class Diverged(RuntimeError):
+    """The loss became infinite or NaN; the message says where and what to try."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training stopped on request after a complete step; the message says how to resume."""
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader: Any, recipe: Recipe | None = None) -> dict[str, float]:
+    """Accuracies (``top1``, ``top5``, as fractions) and cross-entropy (``loss``) over ``loader``.
+
+    Under torchrun the loaders of all processes together hold every sample exactly once, and so does the result.
+    """
+    accuracy, loss = Accuracy(topk=(1, 5)), Mean()
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    for images, labels in loader:
+        with build.autocast(recipe or Recipe(), device):
+            logits = model(images)
+        accuracy.update(logits.float(), labels)
+        loss.update(F.cross_entropy(logits.float(), labels), len(labels))
+    model.train(training)
+    accuracy.sync()
+    loss.sync()
+    return {**accuracy.compute(), "loss": loss.compute()}
+
+
+class Trainer:
+    """State of a run and the steps that change it."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        data: VisionData,
+        folder: RunFolder,
+        world: World,
+        interrupt: Interrupt,
+        card: dict[str, Any],
+    ) -> None:
+        self.recipe, self.data, self.folder, self.world, self.interrupt = recipe, data, folder, world, interrupt
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.network = network.to(world.device, memory_format=layout)
+        self.train_loader, self.eval_loader = data.loaders(
+            recipe.batch_size // recipe.accumulate,
+            augment=recipe.augment,
+            seed=recipe.seed,
+            workers=recipe.workers,
+            rank=world.rank,
+            world_size=world.size,
+            device=world.device,
+            image_size=recipe.image_size,
+            channels_last=recipe.channels_last,
+        )
+        self.steps = len(self.train_loader) // recipe.accumulate
+        if self.steps == 0:
+            raise ConfigError(f"batch_size {recipe.batch_size} exceeds the {len(data.train)} training images")
+        self.optimizer = build.optimizer(recipe, self.network)
+        self.schedule = build.schedule(recipe, self.optimizer, self.steps)
+        self.mixing = build.mixing(recipe, data.num_classes)
+        self.criterion = build.criterion(recipe, data.num_classes)
+        self.ema = build.average(recipe, self.network)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.amp == "fp16")
+        self.step = self.evaluated = 0  # optimizer steps done, and how many of them at the last evaluation
+        self.losses = torch.zeros(2, device=world.device)  # summed since the last log line, since the epoch's start
+        self.best, self.seconds, self.scores, self.card = -1.0, 0.0, {}, card
+        self._restore()
+        self.forward = self._wrap()
+
+    def _wrap(self) -> nn.Module:
+        model = self.network
+        if self.world.size > 1:
+            # Buffers that training changes must agree; constant ones (angles) need no traffic at every step.
+            norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+            model = DistributedDataParallel(model, broadcast_buffers=norms)
+        return torch.compile(model) if self.recipe.compile else model
+
+    # The course of a run -----------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end and return the summary."""
+        total = self.recipe.epochs * self.steps
+        log.info("%s: %s on %s, %d steps", self.folder.path, self.recipe.model, self.data.source, total)
+        self._clock = self._saved = time.monotonic()
+        while True:
+            if self.step > self.evaluated and self.step % self.steps == 0:
+                self._end_epoch()
+            if self.step == total:
+                break
+            self._train_epoch()
+        summary = self._summary()
+        self.folder.finish(summary)
+        return summary
+
+    def _train_epoch(self) -> None:
+        epoch, done = divmod(self.step, self.steps)
+        batches = iter(self.train_loader.epoch(epoch, start_step=done * self.recipe.accumulate))
+        name = f"epoch {epoch + 1}/{self.recipe.epochs}"
+        quiet = not (self.world.main and sys.stderr.isatty())
+        self.network.train()
+        with tqdm(total=self.steps, initial=done, desc=name, unit="step", leave=False, disable=quiet) as bar:
+            since, logged = time.monotonic(), done
+            for position in range(done + 1, self.steps + 1):
+                self._train_step(batches)
+                bar.update()
+                if position % self.recipe.log_every == 0 or position == self.steps:
+                    now = time.monotonic()
+                    speed = (position - logged) * self.recipe.batch_size / (now - since)
+                    loss = self._log_step(position, speed)
+                    bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                    log.log(
+                        logging.INFO if quiet else logging.DEBUG,
+                        "%s  step %d/%d  loss %.4f  lr %.2e  %.0f images/s",
+                        name, position, self.steps, loss, self._lr(), speed,
+                    )  # fmt: skip
+                    since, logged = now, position
+                self._save_or_stop(position)
+
+    def _train_step(self, batches: Any) -> None:
+        recipe = self.recipe
+        self.schedule.step_update(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in range(recipe.accumulate):
+            images, labels = next(batches)
+            build.seed(recipe.seed, self.step * recipe.accumulate + part, self.world.rank)
+            if self.mixing:
+                images, labels = self.mixing(images, labels)
+            last = part == recipe.accumulate - 1
+            with nullcontext() if last or self.world.size == 1 else self.forward.no_sync():
+                with build.autocast(recipe, self.world.device):
+                    loss = self.criterion(self.forward(images), labels) / recipe.accumulate
+                self.scaler.scale(loss).backward()
+            self.losses += loss.detach()
+        if recipe.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        if self.ema:
+            self.ema.update(self.network, self.step if recipe.ema_warmup else None)
+
+    def _log_step(self, position: int, speed: float) -> float:
+        loss = self.world.mean(self.losses[0]) / ((position - 1) % self.recipe.log_every + 1)
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the loss became {loss} by step {self.step} (epoch {self._epoch()}, lr {self._lr():.1e}): lower lr, "
+                f"lengthen warmup_epochs, set clip_grad, or try amp=none; {self.folder.path} keeps the last checkpoint"
+            )
+        self.losses[0] = 0.0
+        record = {"kind": "step", "step": self.step, "loss": loss, "lr": self._lr(), "images_per_second": speed}
+        self.folder.write(record)
+        return loss
+
+    def _save_or_stop(self, position: int) -> None:
+        if position == self.steps:
+            return  # the epoch's end saves
+        if self.world.size == 1 or position % STOP_EVERY == 0:
+            if self.world.any(self.interrupt.asked):
+                self._save()
+                self.folder.draw()
+                self.world.barrier()
+                raise Interrupted(
+                    f"stopped after step {self.step} of epoch {self._epoch()}; "
+                    f"`leanconv train --resume {self.folder.path}` continues exactly there"
+                )
+        if time.monotonic() - self._saved > self.recipe.save_seconds and torch.isfinite(self.losses).all():
+            self._save()
+
+    def _end_epoch(self) -> None:
+        epoch = self.step // self.steps
+        record = {"kind": "epoch", "step": self.step, "epoch": epoch, "lr": self._lr()}
+        record["train_loss"] = self.world.mean(self.losses[1]) / self.steps
+        if epoch % self.recipe.eval_every == 0 or epoch == self.recipe.epochs:
+            self.scores = self._evaluate()
+            record |= self.scores
+        self.seconds += time.monotonic() - self._clock
+        self._clock = time.monotonic()
+        record["seconds"] = self.seconds
+        self.losses[1] = 0.0
+        self.evaluated = self.step
+        self.folder.write(record)
+        accuracy = record.get("ema_top1", record.get("top1", -1.0))
+        if accuracy > self.best:
+            self.best = accuracy
+            if self.world.main:
+                checkpoint.save(self._weights(), self.folder.path / checkpoint.BEST)
+        self._save()
+        self.folder.draw()
+        shown = (f"{key} {record[key]:.4f}" for key in ("train_loss", "val_loss", "top1", "ema_top1") if key in record)
+        log.info("epoch %d/%d  %s  %.0f s", epoch, self.recipe.epochs, "  ".join(shown), self.seconds)
+
+    def _evaluate(self) -> dict[str, float]:
+        """Plain weights under bare names, averaged ones under ``ema_``."""
+        scores = evaluate(self.network, self.eval_loader, self.recipe)
+        scores = {("val_loss" if key == "loss" else key): value for key, value in scores.items()}
+        if self.ema:
+            averaged = evaluate(self.ema.module, self.eval_loader, self.recipe)
+            scores |= {f"ema_{'val_loss' if key == 'loss' else key}": value for key, value in averaged.items()}
+        return scores
+
+    def _summary(self) -> dict[str, Any]:
+        recipe = self.recipe
+        size = recipe.image_size or self.data.image_size
+        counts = profiling.count(self.network, (self.data.in_chans, size, size))
+        return {
+            "model": recipe.model,
+            "data": self.data.name,
+            "data_source": self.data.source,
+            "train_images": len(self.data.train),
+            "test_images": len(self.data.test),
+            "image_size": size,
+            "epochs": recipe.epochs,
+            "seed": recipe.seed,
+            "params": counts.params,
+            "macs": counts.macs,
+            **self.scores,
+            "best": self.best,
+            "seconds": self.seconds,
+            "hardware": environment.hardware(self.world.device),
+            "processes": self.world.size,
+            "environment": environment.describe(),
+            **self.card,
+        }
+
+    # State -------------------------------------------------------------------------------------------------------
+
+    def _weights(self) -> dict[str, Any]:
+        ema = self.ema.module.state_dict() if self.ema else None
+        return {"model": self.network.state_dict(), "ema": ema, "step": self.step, "best": self.best}
+
+    def _save(self) -> None:
+        self._saved = time.monotonic()
+        if not self.world.main:
+            return
+        state = self._weights() | {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "evaluated": self.evaluated,
+            "losses": self.losses,
+            "scores": self.scores,
+            "seconds": self.seconds + time.monotonic() - self._clock,
+            "card": self.card,
+        }
+        checkpoint.save(state, self.folder.path / checkpoint.LAST)
+
+    def _restore(self) -> None:
+        path = self.folder.path / checkpoint.LAST
+        if not path.is_file():
+            self.folder.rewind(-1)
+            return
+        state = checkpoint.load(path, self.world.device)
+        self.network.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.evaluated, self.best = state["step"], state["evaluated"], state["best"]
+        self.losses, self.seconds = state["losses"].to(self.world.device), state["seconds"]
+        self.scores, self.card = state["scores"], self.card or state["card"]
+        self.folder.rewind(self.step)
+        log.info("resumed after step %d", self.step)
+
+    def _epoch(self) -> int:
+        return (self.step - 1) // self.steps + 1
+
+    def _lr(self) -> float:
+        return max(group["lr"] for group in self.optimizer.param_groups)
