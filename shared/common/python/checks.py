@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def positive_int(name: str, value: object) -> int:
@@ -39,8 +42,8 @@ def floating_tensor(name: str, value: object, shape: str) -> None:
         raise TypeError(f"{name} must be a tensor of shape {shape}, but it is a {type(value).__name__}.")
     if value.dim() != shape.count(",") + (not shape.endswith(",)")):
         raise ValueError(f"{name} must have shape {shape}, but it has shape {tuple(value.shape)}.")
-    if not value.is_floating_point():
-        raise TypeError(f"{name} must be floating point, but its dtype is {value.dtype}: convert it with .to().")
+    if value.dtype not in DTYPES:
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, but it is {value.dtype}: convert it with .to().")
 
 
 def same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:

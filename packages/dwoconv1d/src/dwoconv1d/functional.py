@@ -57,7 +57,7 @@ def oriented_conv1d(
     floating_tensor("weight", weight, "(C, K)")
     if torch.is_grad_enabled() and isinstance(angle, Tensor) and angle.requires_grad:
         raise ValueError("angle requires a gradient, but it is a constant of this layer: pass angle.detach().")
-    dy, dx = tap_offsets(weight.shape[1], angle, dilation=dilation, rounding=rounding)
+    dy, dx = _taps_of(weight, angle, dilation, rounding)
     return oriented_conv1d_at(x, weight, torch.stack((dy, dx)).int(), bias, stride=stride, residual=residual)
 
 
@@ -124,12 +124,19 @@ def tap_offsets(
         >>> dy.tolist(), dx.tolist()
         ([[1, 0, 0, 0, -1]], [[-1, 0, 0, 0, 1]])
     """
-    positive_int("kernel_size (K)", kernel_size)
+    positive_int("kernel_size K", kernel_size)
     positive_int("dilation", dilation)
     if rounding not in ("trunc", "nearest"):
         raise ValueError(f'rounding must be "trunc" or "nearest", but it is {rounding!r}.')
     check_angle(angle)
     return reference.tap_offsets(kernel_size, angle, dilation=dilation, rounding=rounding)
+
+
+def _taps_of(weight: Tensor, angle: Tensor, dilation: int, rounding: str) -> tuple[Tensor, Tensor]:
+    floating_tensor("angle", angle, "(C,)")
+    if angle.shape[0] != weight.shape[0]:
+        raise ValueError(f"angle has shape {tuple(angle.shape)} but weight has {weight.shape[0]} rows: one angle per channel.")
+    return tap_offsets(weight.shape[1], angle, dilation=dilation, rounding=rounding)
 
 
 def check_angle(angle: Tensor) -> None:
@@ -172,9 +179,7 @@ def rasterize(
         torch.Size([1, 1, 5, 1])
     """
     floating_tensor("weight", weight, "(C, K)")
-    dy, dx = tap_offsets(weight.shape[1], angle, dilation=dilation, rounding=rounding)
-    if dy.shape != weight.shape:
-        raise ValueError(f"angle has {len(dy)} entries but weight has {len(weight)} rows: one angle per channel.")
+    dy, dx = _taps_of(weight, angle, dilation, rounding)
     same_device("angle", angle, "weight", weight)
     half_h, half_w = (int(d.abs().max()) if d.numel() else 0 for d in (dy, dx))
     height, width = 2 * half_h + 1, 2 * half_w + 1

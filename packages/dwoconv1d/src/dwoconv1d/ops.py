@@ -36,14 +36,20 @@ _grad_input = torch.ops.dwoconv1d.oriented_conv1d_grad_input.default
 _grad_weight = torch.ops.dwoconv1d.oriented_conv1d_grad_weight.default
 
 
+_functions: dict[object, type[torch.autograd.Function]] = {}  # the same ops for torch.func, filled by _register
+
+
 def _call(op, *args):
-    """Calls an op, past torch's Python autograd wrapper (tens of microseconds) where nothing can need a gradient."""
-    if (
-        torch.compiler.is_compiling()
-        or (torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args))
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-    ):
+    """Calls an op by the shortest way that is right.
+
+    `register_autograd` knows neither the transforms of torch.func nor forward mode; an `autograd.Function` knows the former and
+    refuses the latter. Where nothing can need a gradient, torch's Python wrapper around the op, tens of microseconds, is left out.
+    """
+    if torch.compiler.is_compiling():
+        return op(*args)
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return _functions[op].apply(*args)
+    if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
         return op(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
@@ -104,8 +110,10 @@ def _forward_setup(ctx, inputs, output):
 def _forward_backward(ctx, grad):
     (x, weight, offsets), needs = ctx.saved_tensors, ctx.needs_input_grad
     grad = grad.contiguous(memory_format=ctx.layout)
-    grad_x = _call(_grad_input, grad, weight, offsets, *ctx.size, *ctx.stride, ctx.residual) if needs[0] else None
-    grad_weight = grad_bias = None
+    grad_x = grad_weight = grad_bias = None
+    if needs[0]:
+        grad_x = _call(_grad_input, grad, weight, offsets, *ctx.size, *ctx.stride, ctx.residual)
+        grad_x = grad_x.contiguous(memory_format=ctx.layout)  # a gradient of one pixel shows no layout
     if needs[1]:
         grad_weight, grad_bias = _call(_grad_weight, grad, x, offsets, *ctx.stride)
     elif needs[3]:
@@ -140,61 +148,49 @@ def _grad_weight_backward(ctx, weight, bias):
     return grad_grad, grad_x, None, None, None
 
 
-torch.library.register_autograd(_forward, _forward_backward, setup_context=_forward_setup)
-torch.library.register_autograd(_grad_input, _grad_input_backward, setup_context=_grad_input_setup)
-torch.library.register_autograd(_grad_weight, _grad_weight_backward, setup_context=_grad_weight_setup)
+# vmap: channels never mix, so a mapped dimension joins the batch where only images carry it, else the channels.
+
+_CHANNELS = {"x": 1, "grad": 1, "weight": 0, "offsets": 1, "bias": 0}  # dimension of an argument that counts channels
 
 
-# vmap. Channels never mix, so a mapped dimension joins the batch where only images carry it, else the channels.
+def _vmap_rule(op, names: tuple[str, ...]):
+    """The rule for `op`, whose leading arguments are the tensors `names`."""
 
-CHANNEL_DIM = {"x": 1, "grad": 1, "weight": 0, "offsets": 1, "bias": 0}
+    def into_batch(size, in_dims, tensors, rest):
+        tensors = [t if dim is None else t.movedim(dim, 0).flatten(0, 1) for t, dim in zip(tensors, in_dims)]
+        return _call(op, *tensors, *rest).unflatten(0, (size, -1)), 0
 
-
-def _register_vmap(op, names: tuple[str, ...]):
-    """`names` are the op's leading tensor arguments."""
-    images = [name in ("x", "grad") for name in names]
-
-    def vmap(info, in_dims, *args):
-        mapped = [d is not None for d in in_dims[: len(names)]]
-        size = info.batch_size
-        tensors, rest = args[: len(names)], args[len(names) :]
-        if op is not _grad_weight and not any(m and not image for m, image in zip(mapped, images)):
-            tensors = [t.movedim(d, 0).flatten(0, 1) if m else t for t, d, m in zip(tensors, in_dims, mapped)]
-            return op(*tensors, *rest).unflatten(0, (size, -1)), 0
+    def into_channels(size, in_dims, tensors, rest):
         folded = []
-        for name, t, d, m in zip(names, tensors, in_dims, mapped):
+        for name, t, dim in zip(names, tensors, in_dims):
             if t is not None:
-                at = CHANNEL_DIM[name]
-                t = t.movedim(d, at) if m else t.unsqueeze(at).expand(*t.shape[:at], size, *t.shape[at:])
-                t = t.flatten(at, at + 1)
+                at = _CHANNELS[name]
+                shape = (*t.shape[:at], size, *t.shape[at:])
+                t = (t.unsqueeze(at).expand(shape) if dim is None else t.movedim(dim, at)).flatten(at, at + 1)
             folded.append(t)
-        out = op(*folded, *rest)
-        if op is _grad_weight:
+        out = _call(op, *folded, *rest)
+        if isinstance(out, tuple):  # gradients of weight and bias
             return tuple(t.unflatten(0, (size, -1)) for t in out), (0, 0)
         return out.unflatten(1, (size, -1)), 1
 
-    torch.library.register_vmap(op, vmap)
+    def rule(info, in_dims, *args):
+        tensors, rest = args[: len(names)], args[len(names) :]
+        mapped = {name for name, dim in zip(names, in_dims) if dim is not None}
+        images_only = mapped <= {"x", "grad"} and op is not _grad_weight  # whose result has no batch
+        return (into_batch if images_only else into_channels)(info.batch_size, in_dims, tensors, rest)
+
+    return rule
 
 
-_register_vmap(_forward, ("x", "weight", "offsets", "bias"))
-_register_vmap(_grad_input, ("grad", "weight", "offsets"))
-_register_vmap(_grad_weight, ("grad", "x", "offsets"))
+def _register(op, setup, backward, names: tuple[str, ...]) -> None:
+    rule = _vmap_rule(op, names)
+    torch.library.register_autograd(op, backward, setup_context=setup)
+    torch.library.register_vmap(op, rule)
+    methods = {"forward": lambda *args: op(*args), "setup_context": setup, "backward": backward, "vmap": rule}
+    methods = {name: staticmethod(method) for name, method in methods.items()}
+    _functions[op] = type(op.name().rpartition(":")[2], (torch.autograd.Function,), methods)
 
 
-# What `torch.utils.flop_counter` counts, from shapes: a multiplication and an addition per tap and output pixel, taps outside the
-# image included, as for torch's convolutions.
-
-
-@register_flop_formula(torch.ops.dwoconv1d.oriented_conv1d)
-def _forward_flops(x, weight, *_, out_shape=None, **__) -> int:
-    return 2 * prod(out_shape) * weight[1]
-
-
-@register_flop_formula(torch.ops.dwoconv1d.oriented_conv1d_grad_input)
-def _grad_input_flops(grad, weight, *_, **__) -> int:
-    return 2 * prod(grad) * weight[1]
-
-
-@register_flop_formula(torch.ops.dwoconv1d.oriented_conv1d_grad_weight)
-def _grad_weight_flops(grad, x, offsets, *_, **__) -> int:
-    return 2 * prod(grad) * offsets[2]
+_register(_forward, _forward_setup, _forward_backward, ("x", "weight", "offsets", "bias"))
+_register(_grad_input, _grad_input_setup, _grad_input_backward, ("grad", "weight", "offsets"))
+_register(_grad_weight, _grad_weight_setup, _grad_weight_backward, ("grad", "x", "offsets"))

@@ -1,0 +1,143 @@
+"""What an op must bring to be held to the contract of `test_contract.py`.
+
+To join, a package adds `samples/<package>.py` with a list `OPS` of `Op`. Everything the suite does follows from it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Inputs = dict[str, Any]  # argument name -> value
+Draw = Callable[..., Tensor]  # shape -> float64 tensor
+
+# Largest difference from the float64 reference: relative to a value, and to the largest value of its tensor. Kernels sum in
+# float32 and round once, so half precision differs by little more than half a unit in the last place.
+TOLERANCES = {
+    torch.float64: (1e-12, 1e-13),
+    torch.float32: (2e-6, 1e-6),
+    torch.float16: (1e-3, 2e-5),
+    torch.bfloat16: (8e-3, 2e-5),
+}
+
+
+@dataclass(frozen=True)
+class BadInput:
+    """A call that must fail with `error`, in one sentence that contains every word of `says`."""
+
+    id: str
+    change: Callable[[Inputs], Inputs]  # of a good sample
+    error: type[Exception]
+    says: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One public function and all the contract needs to know about it.
+
+    Args:
+        samples: `samples(draw)` gives named inputs, where `draw(*shape)` makes the float64 tensors; the suite converts them.
+        tiny: as few and small samples as show all that is differentiable, for numerical gradients and `opcheck`.
+        differentiable: names of the arguments that get gradients, image first.
+        ops: `ops(draw)` gives the name of every op in `torch.ops.<package>` with the arguments of one call.
+        module: makes the layer, without arguments, on the CPU in float32; it takes `module_input(batch)`.
+        good: a call that `bad_inputs` spoil, in float32.
+        mapped: `in_dims` of `vmap` that must work, as argument name -> dimension.
+        thread_independent: the native kernels promise the same bits for any number of threads.
+    """
+
+    package: ModuleType
+    function: Callable[..., Tensor]
+    reference: Callable[..., Tensor]
+    differentiable: tuple[str, ...]
+    samples: Callable[[Draw], dict[str, Inputs]]
+    tiny: Callable[[Draw], dict[str, Inputs]]
+    ops: Callable[[Draw], dict[str, tuple]]
+    module: Callable[[], nn.Module]
+    module_input: Callable[[int], Tensor]
+    mapped: tuple[dict[str, int], ...]
+    good: Callable[[Draw], Inputs]
+    bad_inputs: tuple[BadInput, ...]
+    cpu_levels: tuple[str, ...] = ("baseline", "avx2", "avx512")
+    thread_independent: bool = True
+    exact_with_integers: bool = True
+    tolerances: Mapping[torch.dtype, tuple[float, float]] = field(default_factory=lambda: TOLERANCES)
+
+    def __str__(self) -> str:
+        return f"{self.package.__name__}.{self.function.__name__}"
+
+
+def discover() -> list[Op]:
+    """All ops of all modules in `samples/`."""
+    names = sorted(path.stem for path in (Path(__file__).parent / "samples").glob("[a-z]*.py"))
+    return [op for name in names for op in importlib.import_module(f"samples.{name}").OPS]
+
+
+def normal(seed: int = 0) -> Draw:
+    """Drawing of normal numbers in float64, the same ones for every dtype and device."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def integers(seed: int = 0) -> Draw:
+    """Drawing of -1, 0 and 1: their products and sums are exact in every dtype and order, so results must agree to the bit."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randint(-1, 2, shape, generator=generator).double()
+
+
+# Ways an image can lie in memory; all show the same values.
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "slice": lambda x: _inside_larger(x, (1, 2, 3, 5)),
+    "channels_last_slice": lambda x: _inside_larger(x, (1, 2, 3, 5), memory_format=torch.channels_last),
+    "every_second": lambda x: torch.stack((x, x + 1), -1).flatten(-2)[..., ::2],
+    "transposed": lambda x: x.mT.contiguous().mT,
+}
+
+
+def _inside_larger(x: Tensor, margins: tuple[int, ...], memory_format=torch.contiguous_format) -> Tensor:
+    shape = [size + 2 * margin for size, margin in zip(x.shape, margins)]
+    larger = torch.full(shape, torch.nan, dtype=x.dtype, device=x.device).contiguous(memory_format=memory_format)
+    view = larger[tuple(slice(margin, margin + size) for size, margin in zip(x.shape, margins))]
+    view.copy_(x)
+    return view
+
+
+def with_gradients(
+    op: Op, function: Callable[..., Tensor], inputs: Inputs, upstream: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Output and gradients of `function` for `upstream(output)`, by name; `inputs` stay untouched."""
+    leaves = {name: inputs[name].detach().requires_grad_() for name in op.differentiable if inputs.get(name) is not None}
+    out = function(**{**inputs, **leaves})
+    grads = torch.autograd.grad(out, list(leaves.values()), upstream(out))
+    return {"out": out.detach(), **{f"grad_{name}": grad for name, grad in zip(leaves, grads)}}
+
+
+def convert(inputs: Inputs, device: str, dtype: torch.dtype) -> Inputs:
+    """Inputs on `device`, those drawn in float64 as `dtype`; what a sample made in another dtype, such as an angle, keeps it."""
+
+    def converted(value):
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(device, dtype if value.dtype == torch.float64 else None)
+
+    return {name: converted(value) for name, value in inputs.items()}
+
+
+def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], rtol: float, atol: float, of: str = "") -> None:
+    """`atol` is relative to the largest expected value of a tensor."""
+    assert actual.keys() == expected.keys()
+    for name, tensor in actual.items():
+        wanted = expected[name].double().cpu()
+        scale = wanted.abs().max().item() if wanted.numel() else 0.0
+        torch.testing.assert_close(
+            tensor.double().cpu(), wanted, rtol=rtol, atol=atol * scale, msg=lambda text, name=name: f"{name} of {of}: {text}"
+        )
