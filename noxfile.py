@@ -1,12 +1,12 @@
 """The chores of the house. Each session makes what it needs first, so any of them works from nothing, in any order.
 
-    nox -s test                      every test that needs no GPU (the slow ones too where CI is set)
-    nox -s test -- dwoconv1d -k vmap package names narrow every session; the rest goes to pytest or to the scripts
-    nox -s reproduce                 the papers' experiments at smoke size on real data; `-- dwoconv1d --data PATH`: full size
-    nox -s lint sync build_ext bench cuda_check
+    nox -s test                   every test that needs no GPU (the slow ones too where CI is set)
+    nox -s test -- dwoconv1d -k x package names narrow every session, the rest goes to pytest or to the scripts
+    nox -s reproduce              the papers' experiments at smoke size; `-- dwoconv1d --data PATH` goes full size
+    nox -s build_ext lint sync bench cuda_check
 
-All share one environment in .nox/, made from ci/constraints.txt; LEANCONV_PYTHON=/path/to/python uses another one as it is
-and installs nothing but our packages into it.
+All share one environment in .nox/, made from ci/constraints.txt. LEANCONV_PYTHON=/path/to/python names another one,
+which is used as it is: only our packages are installed into it.
 """
 
 from __future__ import annotations

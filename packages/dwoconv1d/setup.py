@@ -8,6 +8,6 @@ from pathlib import Path
 from setuptools import setup
 
 sys.path.insert(0, str(Path(__file__).parent / "_build"))
-from extension import native  # noqa: E402
+from extension import native
 
 setup(**native("dwoconv1d"))

@@ -1,7 +1,7 @@
 """Builds `csrc/` into `<package>._C` (CPU) and `<package>._C_cuda`, both stable-ABI libraries without Python in them.
 
-<PACKAGE>_CUDA=0|1            leave CUDA out, or insist on it; otherwise it is built when nvcc and a CUDA torch are there
-<PACKAGE>_REQUIRE_NATIVE=1    fail when a library cannot be built; otherwise the reference runs in its place
+<PACKAGE>_CUDA=0|1            leave CUDA out or insist on it; else it is built when nvcc and a CUDA torch are found
+<PACKAGE>_REQUIRE_NATIVE=1    fail when a library cannot be built; else the reference runs in its place
 TORCH_CUDA_ARCH_LIST          instead of the visible GPU's architectures (or `CUDA_ARCHS` where there is no GPU)
 MAX_JOBS                      compiler processes at once
 """
@@ -23,7 +23,7 @@ FLAGS = ["-O3", "-g0", "-fvisibility=hidden", TORCH_TARGET]
 
 
 def native(package: str) -> dict:
-    """Return what `setuptools.setup` needs to build the native libraries of `package`; nothing where torch is missing."""
+    """Return what `setuptools.setup` needs to build the native libraries of `package`; nothing without torch."""
     _name_cuda_home()
     try:
         from torch.utils import cpp_extension
@@ -59,8 +59,8 @@ def native(package: str) -> dict:
                     if required:
                         raise
                     warnings.warn(
-                        f"{extension.name} was not built and plain PyTorch will run in its place: {error}. Install a C++ "
-                        f"compiler and repeat, or set {package.upper()}_REQUIRE_NATIVE=1 to stop here.",
+                        f"{extension.name} was not built and plain PyTorch will run in its place: {error}. Install a "
+                        f"C++ compiler and repeat, or set {package.upper()}_REQUIRE_NATIVE=1 to stop here.",
                         stacklevel=1,
                     )
             self.extensions = built
