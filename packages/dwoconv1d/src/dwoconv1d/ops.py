@@ -40,19 +40,16 @@ _functions: dict[object, type[torch.autograd.Function]] = {}  # the same ops for
 
 
 def _call(op, *args):
-    """Calls an op by the shortest way that is right.
+    """Calls an op, under torch.func and forward mode as an `autograd.Function`.
 
-    `register_autograd` knows neither the transforms of torch.func nor forward mode; an `autograd.Function` knows the former and
-    refuses the latter. Where nothing can need a gradient, torch's Python wrapper around the op, tens of microseconds, is left out.
+    The autograd that torch registers for an op knows neither: it raises a riddle under torch.func.grad and drops tangents of
+    forward mode without a word. An `autograd.Function` serves the first and refuses the second.
     """
     if torch.compiler.is_compiling():
         return op(*args)
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return _functions[op].apply(*args)
-    if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
-        return op(*args)
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
+    return op(*args)
 
 
 def oriented_conv1d(
@@ -182,12 +179,21 @@ def _vmap_rule(op, names: tuple[str, ...]):
     return rule
 
 
+def _refuse_forward_mode(ctx, *tangents):
+    raise NotImplementedError("dwoconv1d has no forward-mode derivative: use reverse mode, such as torch.func.vjp or jacrev.")
+
+
 def _register(op, setup, backward, names: tuple[str, ...]) -> None:
     rule = _vmap_rule(op, names)
     torch.library.register_autograd(op, backward, setup_context=setup)
     torch.library.register_vmap(op, rule)
-    methods = {"forward": lambda *args: op(*args), "setup_context": setup, "backward": backward, "vmap": rule}
-    methods = {name: staticmethod(method) for name, method in methods.items()}
+    methods = {
+        "forward": staticmethod(lambda *args: op(*args)),
+        "setup_context": staticmethod(setup),
+        "backward": staticmethod(backward),
+        "vmap": staticmethod(rule),
+        "jvp": staticmethod(_refuse_forward_mode),
+    }
     _functions[op] = type(op.name().rpartition(":")[2], (torch.autograd.Function,), methods)
 
 
