@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_an_error():
         load_original({name: value for name, value in state.items() if name != "norm.bias"}, model)
     with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "extra"'):
         load_original({**state, "extra": torch.zeros(1)}, model)
-    with pytest.raises(RuntimeError, match="size mismatch for stages.2.0.dwconv.weight"):
+    with pytest.raises(RuntimeError, match=r"size mismatch for stages\.2\.0\.dwconv\.weight"):
         load_original(state, ConvNeXt("1d", kernel_sizes=BACKBONE_KERNEL_SIZES["1d"], **SIZES))
     with pytest.raises(ValueError, match="no 'model_ema'"):
         load_original({"model": state}, model, ema=True)

@@ -6,6 +6,10 @@ channels-last order, so from the stem's norm on every activation is channels-las
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from timm.layers import DropPath, LayerNorm2d
 from torch import Tensor, nn
@@ -46,7 +50,7 @@ class Stem1D(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.pw1 = nn.Linear(in_chans, width, **dd)
         self.dw1 = OrientedConv1d(width, kernel_size, directions=directions, stride=strides[0], **dd)
         self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS, **dd)
@@ -76,12 +80,12 @@ class ResidualBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS, **dd)
         self.pwconv1 = nn.Linear(dim, 4 * dim, **dd)
         self.act = nn.GELU()
         self.pwconv2 = nn.Linear(4 * dim, dim, **dd)
-        self.layer_scale_init_value = layer_scale_init_value
+        self.layer_scale_init_value = layer_scale_init_value or 0.0
         self.gamma = nn.Parameter(torch.full((dim,), layer_scale_init_value, **dd)) if layer_scale_init_value else None
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
@@ -104,7 +108,7 @@ class ResidualBlock(nn.Module):
 class Block(ResidualBlock):
     """ConvNeXt block (figures 3d and 3e): `dwconv` is one depthwise convolution, dense 2D or oriented 1D."""
 
-    def __init__(self, dim: int, dwconv: nn.Module, **kwargs) -> None:
+    def __init__(self, dim: int, dwconv: nn.Module, **kwargs: Any) -> None:
         super().__init__(dim, **kwargs)
         self.dwconv = dwconv
 
@@ -118,7 +122,7 @@ class PlusBlock(ResidualBlock):
     It follows the GELU and has neither norm nor activation of its own.
     """
 
-    def __init__(self, dim: int, dwconv1: nn.Module, dwconv2: nn.Module, **kwargs) -> None:
+    def __init__(self, dim: int, dwconv1: nn.Module, dwconv2: nn.Module, **kwargs: Any) -> None:
         super().__init__(dim, **kwargs)
         self.dwconv1 = dwconv1
         self.dwconv2 = dwconv2
@@ -147,18 +151,17 @@ def make_stem(
 
 
 def make_block(
-    dim: int, kernel_sizes: tuple[int, ...], *, oriented: bool, directions: int, offset: float, device, dtype, **kwargs
+    dim: int, kernel_sizes: tuple[int, ...], *, oriented: bool, directions: int, offset: float, **kwargs: Any
 ) -> nn.Module:
-    """A block with as many depthwise convolutions as `kernel_sizes` has entries."""
-    dd = {"device": device, "dtype": dtype}
-    turn = {"directions": directions, "offset": offset}
+    """A block with as many depthwise convolutions as `kernel_sizes` has entries; `kwargs` as `ResidualBlock` takes."""
+    dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+    turned: Callable[..., nn.Module] = partial(OrientedConv1d, directions=directions, offset=offset, **dd)
     size = kernel_sizes[0]
     first: nn.Module
     if oriented:
-        first = OrientedConv1d(dim, size, **turn, **dd)
+        first = turned(dim, size)
     else:
         first = nn.Conv2d(dim, dim, size, padding=size // 2, groups=dim, **dd)
     if len(kernel_sizes) == 1:
-        return Block(dim, first, **kwargs, **dd)
-    second = OrientedConv1d(4 * dim, kernel_sizes[1], **turn, residual=True, **dd)
-    return PlusBlock(dim, first, second, **kwargs, **dd)
+        return Block(dim, first, **kwargs)
+    return PlusBlock(dim, first, turned(4 * dim, kernel_sizes[1], residual=True), **kwargs)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
-from timm.layers import LayerNorm2d, calculate_drop_path_rates, trunc_normal_
+from timm.layers import LayerNorm2d, trunc_normal_
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -90,7 +92,7 @@ class ConvNeXt(nn.Module):
         if len(depths) != len(dims):
             raise ValueError(f"depths and dims must be equally long, got {len(depths)} and {len(dims)} stages")
         kernels = resolve_kernel_sizes(variant, kernel_sizes, len(depths))
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.variant = variant
         self.num_classes = num_classes
         self.in_chans = in_chans
@@ -102,30 +104,27 @@ class ConvNeXt(nn.Module):
         self.downsample_layers = nn.ModuleList(
             [make_stem(stem, in_chans, dims[0], patch_size, stem_kernel_size, stem_width, directions, dd)]
         )
-        for before, after in zip(dims, dims[1:]):
+        for before, after in pairwise(dims):
             norm = LayerNorm2d(before, eps=LAYER_NORM_EPS, **dd)
             self.downsample_layers.append(nn.Sequential(norm, nn.Conv2d(before, after, 2, stride=2, **dd)))
 
         self.stages = nn.ModuleList()
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        for dim, sizes, stage_rates in zip(dims, kernels, rates):
-            self.stages.append(
-                nn.Sequential(
-                    *(
-                        make_block(
-                            dim,
-                            sizes,
-                            oriented=VARIANTS[variant].oriented,
-                            directions=directions,
-                            offset=(index % 2) / 2 if rotate else 0.0,
-                            drop_path=rate,
-                            layer_scale_init_value=layer_scale_init_value,
-                            **dd,
-                        )
-                        for index, rate in enumerate(stage_rates)
-                    )
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
+        for dim, sizes, depth in zip(dims, kernels, depths):
+            blocks = [
+                make_block(
+                    dim,
+                    sizes,
+                    oriented=VARIANTS[variant].oriented,
+                    directions=directions,
+                    offset=(index % 2) / 2 if rotate else 0.0,
+                    drop_path=next(rates),
+                    layer_scale_init_value=layer_scale_init_value,
+                    **dd,
                 )
-            )
+                for index in range(depth)
+            ]
+            self.stages.append(nn.Sequential(*blocks))
         self.feature_info = [
             {"num_chs": dim, "reduction": patch_size * 2**index, "module": f"stages.{index}"}
             for index, dim in enumerate(dims)
@@ -135,13 +134,13 @@ class ConvNeXt(nn.Module):
             for index, dim in enumerate(dims):
                 self.add_module(f"norm{index}", LayerNorm2d(dim, eps=LAYER_NORM_EPS, **dd))
 
-        self.norm = nn.LayerNorm(dims[-1], eps=LAYER_NORM_EPS, **dd)
+        self.norm: nn.Module = nn.LayerNorm(dims[-1], eps=LAYER_NORM_EPS, **dd)
         self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start anew: convolution and linear weights from a truncated normal of std 0.02, zero biases, the rest as built.
+        """Start anew: convolution and linear weights from a truncated normal, zero biases, the rest as built.
 
         After a start on the meta device: `model.to_empty(device=...)`, then this.
         """
@@ -150,7 +149,8 @@ class ConvNeXt(nn.Module):
                 module.reset_parameters()
             if isinstance(module, (nn.Conv2d, nn.Linear, OrientedConv1d)):
                 trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             if isinstance(module, ResidualBlock) and module.gamma is not None:
                 nn.init.constant_(module.gamma, module.layer_scale_init_value)
 
@@ -174,7 +174,7 @@ class ConvNeXt(nn.Module):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | Sequence[int] | None = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
@@ -208,7 +208,7 @@ class ConvNeXt(nn.Module):
         return intermediates if intermediates_only else (x, intermediates)
 
     def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove what the outputs named by `indices` do not need; returns the indices counted from the front."""
         wanted, last = feature_take_indices(len(self.stages), indices)

@@ -7,6 +7,7 @@ so does `timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file"
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -46,7 +47,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(name: str, pretrained: bool, **kwargs) -> nn.Module:
+def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     _, size, variant = name.split("_")
     arguments = {**_SIZES[size], **kwargs}
     return build_model_with_cfg(
@@ -60,48 +61,48 @@ def _create(name: str, pretrained: bool, **kwargs) -> nn.Module:
 
 
 @register_model
-def convnext_tiny_2d(pretrained: bool = False, **kwargs) -> nn.Module:
+def convnext_tiny_2d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-T as the paper replicates it: 28.6 M parameters, 4.5 GMACs at 224 pixels."""
     return _create("convnext_tiny_2d", pretrained, **kwargs)
 
 
 @register_model
-def convnext_tiny_1d(pretrained: bool = False, **kwargs) -> nn.Module:
+def convnext_tiny_1d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-T-1D: oriented kernels of 31 taps in stem and blocks, 28.5 M parameters, 4.5 GMACs."""
     return _create("convnext_tiny_1d", pretrained, **kwargs)
 
 
 @register_model
-def convnext_tiny_1dpp(pretrained: bool = False, **kwargs) -> nn.Module:
+def convnext_tiny_1dpp(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-T-1D++: 15 taps, then 31 taps in the hidden layer, 29.2 M parameters, 4.7 GMACs."""
     return _create("convnext_tiny_1dpp", pretrained, **kwargs)
 
 
 @register_model
-def convnext_tiny_2dpp(pretrained: bool = False, **kwargs) -> nn.Module:
+def convnext_tiny_2dpp(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-T-2D++: 7x7, then 31 oriented taps in the hidden layer, 29.4 M parameters, 4.7 GMACs."""
     return _create("convnext_tiny_2dpp", pretrained, **kwargs)
 
 
 @register_model
-def convnext_base_2d(pretrained: bool = False, **kwargs) -> nn.Module:
+def convnext_base_2d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-B as the paper replicates it: 88.6 M parameters, 15.4 GMACs at 224 pixels."""
     return _create("convnext_base_2d", pretrained, **kwargs)
 
 
 @register_model
-def convnext_base_1d(pretrained: bool = False, **kwargs) -> nn.Module:
+def convnext_base_1d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-B-1D: oriented kernels of 31 taps in stem and blocks, 88.3 M parameters, 15.3 GMACs."""
     return _create("convnext_base_1d", pretrained, **kwargs)
 
 
 @register_model
-def convnext_base_1dpp(pretrained: bool = False, **kwargs) -> nn.Module:
+def convnext_base_1dpp(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-B-1D++: 15 taps, then 31 taps in the hidden layer, 90.3 M parameters, 15.8 GMACs."""
     return _create("convnext_base_1dpp", pretrained, **kwargs)
 
 
 @register_model
-def convnext_base_2dpp(pretrained: bool = False, **kwargs) -> nn.Module:
+def convnext_base_2dpp(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-B-2D++: 7x7, then 31 oriented taps in the hidden layer, 90.9 M parameters, 16.0 GMACs."""
     return _create("convnext_base_2dpp", pretrained, **kwargs)
