@@ -60,8 +60,8 @@ def native(package: str) -> dict:
                     if required:
                         raise
                     warnings.warn(
-                        f"{extension.name} was not built and plain PyTorch will run in its place: {error}. Install a "
-                        f"C++ compiler and repeat, or set {package.upper()}_REQUIRE_NATIVE=1 to stop here.",
+                        f"{extension.name} was not built, so plain PyTorch runs in its place: {error}. Make the "
+                        f"compiler available and install again; {package.upper()}_REQUIRE_NATIVE=1 turns this into an error.",
                         stacklevel=1,
                     )
             self.extensions = built

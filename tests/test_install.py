@@ -1,0 +1,139 @@
+"""`pip install packages/<p>` as a user would, in throw-away environments, with pip's build isolation on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+CUDA = shutil.which("nvcc") is not None
+LEFTOVERS = shutil.ignore_patterns("build", "*.so", "*.egg-info", "__pycache__")
+
+pytestmark = pytest.mark.slow
+
+# What a newcomer would try; the reference must agree with whatever runs.
+TRY = {
+    "dwoconv1d": """
+x, weight, angle = torch.randn(2, 16, 9, 11), torch.randn(16, 5), dwoconv1d.assign_angles(16)
+with dwoconv1d.use_backend("reference"):
+    expected = dwoconv1d.oriented_conv1d(x, weight, angle)
+for _ in range(2):
+    torch.testing.assert_close(dwoconv1d.oriented_conv1d(x, weight, angle), expected)
+"""
+}
+
+
+def run(*command, cwd=None, check=True, **env):
+    """Run a command in an environment that knows nothing of ours but what `env` says."""
+    hidden = ("PYTHON", "PIP_CONSTRAINT", "DWOCONV1D_", "VIRTUAL_ENV", "TORCH_CUDA")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env={**clean, **env}, capture_output=True, text=True
+    )
+    assert done.returncode == 0 or not check, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done
+
+
+@pytest.fixture
+def tree(package, tmp_path):
+    """The package as a fresh clone holds it, outside the monorepo."""
+    return Path(shutil.copytree(ROOT / "packages" / package, tmp_path / package, symlinks=True, ignore=LEFTOVERS))
+
+
+def new_environment(folder: Path, pip: str, *, torch: bool = True) -> Path:
+    """Make a virtual environment; return its Python.
+
+    Where it is to have torch, a .pth line lends it ours: the same to pip and to Python, and no copy of 5 GB.
+    """
+    run(sys.executable, "-m", "venv", folder)
+    python = folder / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", "--upgrade", pip)
+    if torch:
+        purelib = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
+        Path(purelib, "torch_of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
+    return python
+
+
+def try_out(package: str, python: Path, cwd: Path) -> tuple[dict, str]:
+    """Run what a newcomer would try; return `backend_info()`, with the file that was imported, and the warnings."""
+    report = f"print(json.dumps({{**{package}.backend_info(), 'file': {package}.__file__}}))"
+    done = run(python, "-c", f"import json, torch, {package}\n{TRY[package]}\n{report}", cwd=cwd)
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("editable", [False, True], ids=["plain", "editable"])
+@pytest.mark.parametrize("pip", ["pip==23.2", "pip"])
+def test_pip_install_beside_torch(package, pip, editable, tree, tmp_path):
+    python = new_environment(tmp_path / "env", pip)
+    done = run(python, "-m", "pip", "install", "-v", *["-e"] * editable, tree)
+    assert "Collecting torch" not in done.stdout  # neither to build with nor to run with
+    info, warnings = try_out(package, python, tmp_path)
+    assert Path(info["file"]).is_relative_to(tree if editable else tmp_path / "env")
+    assert info["native_cpu"].startswith("available")
+    assert info["active"]["cpu"] == "native"
+    assert "Warning" not in warnings
+    folder = Path(info["file"]).parent
+    assert (folder / "_C_cuda.abi3.so").exists() == CUDA
+    assert list((folder / "_csrc" / "cuda").glob("*.cu")), "CuPy compiles these where there is no nvcc"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_without_a_compiler_it_installs_and_says_so_once(package, tree, tmp_path):
+    python = new_environment(tmp_path / "env", "pip")
+    bare = {"PATH": str(python.parent), "CC": "no-such-compiler", "CXX": "no-such-compiler", "CUDA_HOME": "/no/cuda"}
+    refused = run(
+        python, "-m", "pip", "install", tree, check=False, **bare, **{f"{package.upper()}_REQUIRE_NATIVE": "1"}
+    )
+    assert refused.returncode != 0
+    run(python, "-m", "pip", "install", tree, **bare)
+    info, warnings = try_out(package, python, tmp_path)
+    assert info["active"]["cpu"] == "reference"
+    assert "C++ compiler" in info["native_cpu"]
+    assert warnings.count("RuntimeWarning") == 1
+    assert "C++ compiler" in warnings
+    assert "C++ compiler" in run(python, "-m", package, cwd=tmp_path).stdout
+
+
+@pytest.fixture
+def wheel(package, tree, tmp_path):
+    """A wheel, and the log of its build for every CUDA architecture that we promise."""
+    choices = {f"{package.upper()}_REQUIRE_NATIVE": "1", f"{package.upper()}_CUDA": str(int(CUDA))}
+    command = ["-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "-w", tmp_path, tree]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    log = run(sys.executable, *command, PATH=path, TORCH_CUDA_ARCH_LIST="7.5;8.0;9.0", **choices).stdout
+    (file,) = tmp_path.glob("*.whl")
+    return file, log
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_wheel_fits_every_python_and_torch(package, wheel, tree, tmp_path):
+    file, log = wheel
+    assert re.search(r"-cp310-abi3-\w+\.whl$", file.name)
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(tmp_path / "wheel")
+    libraries = sorted((tmp_path / "wheel" / package).glob("_C*.so"))
+    assert [library.name for library in libraries] == ["_C.abi3.so", "_C_cuda.abi3.so"][: 1 + CUDA]
+    for library in libraries:
+        symbols = run("nm", "-DC", "--undefined-only", library).stdout
+        assert "aoti_torch" in symbols or "torch_" in symbols
+        assert not re.findall(r"\b(?:c10|at|torch)::.*", symbols)
+    if CUDA:
+        assert all(f"code=sm_{arch}" in log for arch in (75, 80, 90))
+
+    # A weak symbol compiled for AVX-512 could take the place of its twin in the baseline and end older machines.
+    objects = {path.stem: path for path in tree.glob("build/temp.*/csrc/cpu/*avx*.o")}
+    assert objects.keys() == {path.stem for path in tree.glob("csrc/cpu/*avx*.cpp")} != set()
+    for path in objects.values():
+        symbols = run("nm", "-C", "--defined-only", path).stdout
+        assert not re.findall(r"^\S* [WVu] .*", symbols, re.MULTILINE)
