@@ -60,8 +60,8 @@ def native(package: str) -> dict:
                     if required:
                         raise
                     warnings.warn(
-                        f"{extension.name} was not built, so plain PyTorch runs in its place: {error}. Make the "
-                        f"compiler available and install again; {package.upper()}_REQUIRE_NATIVE=1 turns this into an error.",
+                        f"{extension.name} was not built, so plain PyTorch runs in its place: {error}. Install the "
+                        f"compiler and repeat; {package.upper()}_REQUIRE_NATIVE=1 turns this into an error.",
                         stacklevel=1,
                     )
             self.extensions = built

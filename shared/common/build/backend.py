@@ -1,8 +1,8 @@
 """PEP 517 backend: setuptools, building against the torch that is already installed.
 
 pip's build isolation hides the user's environment, and `requires = ["torch"]` would fetch 3 GB to compile 100 KB. But
-the interpreter is still the user's, so its site-packages are one call away. torch becomes a build requirement only where
-no usable one is found (`uv` and `python -m build` use an interpreter of their own).
+the interpreter is still the user's, so its site-packages are one call away. torch is a build requirement only where no
+usable one is found (`uv` and `python -m build` use an interpreter of their own).
 """
 
 from __future__ import annotations
