@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `contract` and `samples`, whatever way pytest imports
 
-from contract import Op, discover  # noqa: E402
+from contract import Op, discover
 
 OPS = discover()
 
@@ -38,7 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def place(request, op):
-    """Runs the test on one device, by one backend, at one CPU level, for what may differ between kernels; yields the device."""
+    """Runs the test on one device, backend and CPU level, for what may differ between kernels; yields the device."""
     with _running(op, *request.param) as device:
         yield device
 

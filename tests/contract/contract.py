@@ -18,8 +18,8 @@ from torch import Tensor, nn
 Inputs = dict[str, Any]  # argument name -> value
 Draw = Callable[..., Tensor]  # shape -> float64 tensor
 
-# Largest difference from the float64 reference: relative to a value, and to the largest value of its tensor. Kernels sum in
-# float32 and round once, so half precision differs by little more than half a unit in the last place.
+# Largest difference from the float64 reference: relative to a value, and to the largest value of its tensor. Kernels
+# sum in float32 and round once, so half precision differs by little more than half a unit in the last place.
 TOLERANCES = {
     torch.float64: (1e-12, 1e-13),
     torch.float32: (2e-6, 1e-6),
@@ -43,7 +43,8 @@ class Op:
     """One public function and all the contract needs to know about it.
 
     Args:
-        samples: `samples(draw)` gives named inputs, where `draw(*shape)` makes the float64 tensors; the suite converts them.
+        samples: `samples(draw)` gives named inputs, where `draw(*shape)` makes the float64 tensors; the suite
+            converts them.
         tiny: as few and small samples as show all that is differentiable, for numerical gradients and `opcheck`.
         differentiable: names of the arguments that get gradients, image first.
         ops: `ops(draw)` gives the name of every op in `torch.ops.<package>` with the arguments of one call.
@@ -87,7 +88,7 @@ def normal(seed: int = 0) -> Draw:
 
 
 def integers(seed: int = 0) -> Draw:
-    """Drawing of -1, 0 and 1: their products and sums are exact in every dtype and order, so results must agree to the bit."""
+    """Drawing of -1, 0 and 1: sums of their products are exact in any dtype and order, so results agree to the bit."""
     generator = torch.Generator().manual_seed(seed)
     return lambda *shape: torch.randint(-1, 2, shape, generator=generator).double()
 
@@ -115,14 +116,16 @@ def with_gradients(
     op: Op, function: Callable[..., Tensor], inputs: Inputs, upstream: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
     """Output and gradients of `function` for `upstream(output)`, by name; `inputs` stay untouched."""
-    leaves = {name: inputs[name].detach().requires_grad_() for name in op.differentiable if inputs.get(name) is not None}
+    leaves = {
+        name: inputs[name].detach().requires_grad_() for name in op.differentiable if inputs.get(name) is not None
+    }
     out = function(**{**inputs, **leaves})
     grads = torch.autograd.grad(out, list(leaves.values()), upstream(out))
     return {"out": out.detach(), **{f"grad_{name}": grad for name, grad in zip(leaves, grads)}}
 
 
 def convert(inputs: Inputs, device: str, dtype: torch.dtype) -> Inputs:
-    """Inputs on `device`, those drawn in float64 as `dtype`; what a sample made in another dtype, such as an angle, keeps it."""
+    """Inputs on `device`, those in float64 as `dtype`; what has another dtype in the sample, like an angle, keeps it."""
 
     def converted(value):
         if not isinstance(value, Tensor):
@@ -132,12 +135,18 @@ def convert(inputs: Inputs, device: str, dtype: torch.dtype) -> Inputs:
     return {name: converted(value) for name, value in inputs.items()}
 
 
-def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], rtol: float, atol: float, of: str = "") -> None:
+def assert_close(
+    actual: dict[str, Tensor], expected: dict[str, Tensor], rtol: float, atol: float, of: str = ""
+) -> None:
     """`atol` is relative to the largest expected value of a tensor."""
     assert actual.keys() == expected.keys()
     for name, tensor in actual.items():
         wanted = expected[name].double().cpu()
         scale = wanted.abs().max().item() if wanted.numel() else 0.0
         torch.testing.assert_close(
-            tensor.double().cpu(), wanted, rtol=rtol, atol=atol * scale, msg=lambda text, name=name: f"{name} of {of}: {text}"
+            tensor.double().cpu(),
+            wanted,
+            rtol=rtol,
+            atol=atol * scale,
+            msg=lambda text, name=name: f"{name} of {of}: {text}",
         )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
-import dwoconv1d
 import torch
 from contract import BadInput, Draw, Inputs, Op
 
+import dwoconv1d
 
-def inputs(draw: Draw, n: int, c: int, h: int, w: int, k: int, *, bias: bool = True, directions: int = 8, **options) -> Inputs:
+
+def inputs(
+    draw: Draw, n: int, c: int, h: int, w: int, k: int, *, bias: bool = True, directions: int = 8, **options
+) -> Inputs:
     return {
         "x": draw(n, c, h, w),
         "weight": draw(c, k),
@@ -48,7 +51,9 @@ def samples(draw: Draw) -> dict[str, Inputs]:
 def tiny(draw: Draw) -> dict[str, Inputs]:
     return {
         "plain": inputs(draw, 1, 4, 4, 3, 5, directions=4),
-        "all options": inputs(draw, 2, 2, 5, 4, 4, directions=0, stride=(2, 1), dilation=2, residual=True, rounding="nearest"),
+        "all options": inputs(
+            draw, 2, 2, 5, 4, 4, directions=0, stride=(2, 1), dilation=2, residual=True, rounding="nearest"
+        ),
     }
 
 

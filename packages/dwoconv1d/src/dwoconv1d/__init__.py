@@ -35,9 +35,9 @@ __all__ = [
 def use_backend(name: str) -> AbstractContextManager[None]:
     """Chooses what runs the op, for the whole process: "auto", "native", "cupy" or "reference".
 
-    A call sets it; in a `with` statement the choice ends with the statement. `DWOCONV1D_BACKEND` in the environment sets it at
-    import. "auto" is native, else CuPy on CUDA, else the reference in plain torch, which says once why it had to run. "cupy"
-    concerns CUDA tensors alone.
+    A call sets it; in a `with` statement the choice ends with the statement. `DWOCONV1D_BACKEND` in the environment
+    sets it at import. "auto" is native, else CuPy on CUDA, else the reference in plain torch, which says once why it
+    had to run. "cupy" concerns CUDA tensors alone.
 
     Raises:
         ValueError: unknown name.

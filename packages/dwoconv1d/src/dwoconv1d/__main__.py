@@ -9,7 +9,5 @@ from . import __version__, backend_info
 if __name__ == "__main__":
     lines = [f"dwoconv1d {__version__}"]
     for name, value in backend_info().items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key}: {entry}" for key, entry in value.items())
         lines.append(f"{name:12} {value}")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -26,24 +26,28 @@ def convert(
 ) -> nn.Module:
     """Swaps the depthwise convolutions of any model for oriented 1D ones.
 
-    Fitting layers are `nn.Conv2d` with one group per channel, an odd kernel (1, K), (K, 1) or (K, K) and the padding that keeps the
-    size; stride, dilation, bias, dtype and device stay. A (1, K) kernel becomes angle 0 and a (K, 1) kernel angle pi / 2, which
-    changes nothing in the model's output. The channels of a (K, K) kernel get `assign_angles(channels, directions, offset)`.
+    Fitting layers are `nn.Conv2d` with one group per channel, an odd kernel (1, K), (K, 1) or (K, K) and the padding
+    that keeps the size; stride, dilation, bias, dtype and device stay. A (1, K) kernel becomes angle 0 and a (K, 1)
+    kernel angle pi / 2, which changes nothing in the model's output. The channels of a (K, K) kernel get
+    `assign_angles(channels, directions, offset)`.
 
     Args:
         model: any `nn.Module`.
         kernel_size: taps of the new layers; the old layer's K where it is not given.
         directions: see `assign_angles`.
-        offset: see `assign_angles`; a callable is asked with the layer's name, for the paper's turn in every second block.
+        offset: see `assign_angles`; a callable is asked with the layer's name, for the paper's turn in every second
+            block.
         rounding: see `tap_offsets`.
-        weights: "refit" keeps of each kernel what lies on its line, which is the least-squares fit; "reset" starts afresh.
+        weights: "refit" keeps of each kernel what lies on its line, which is the least-squares fit; "reset" starts
+            afresh.
         where: callable of name and module, or regular expression searched in the name, that narrows the choice.
         inplace: changes `model` itself instead of a deep copy.
 
     Returns:
-        the model, with a `ConvertReport` as its attribute `convert_report`: per layer what replaced what, weights kept, refitted
-        (the error is the norm of what does not lie on the line by the norm of the kernel) or reinitialised, parameters, and
-        multiply-adds per output pixel; convolutions that were left, with the reason. Forward hooks do not move.
+        the model, with a `ConvertReport` as its attribute `convert_report`: per layer what replaced what, weights
+        kept, refitted (the error is the norm of what does not lie on the line by the norm of the kernel) or
+        reinitialised, parameters, and multiply-adds per output pixel; convolutions that were left, with the reason.
+        Forward hooks do not move.
 
     Raises:
         TypeError, ValueError: a bad `kernel_size`, `directions` or `offset`, an unknown `rounding` or `weights`.
@@ -119,13 +123,19 @@ def _unfit(layer: nn.Conv2d) -> str:
 def _refit(layer: nn.Conv2d, new: OrientedConv1d) -> float:
     """Gives `new` the taps closest to the kernel of `layer` in the least-squares sense; returns the relative error.
 
-    Each pixel of the line takes the kernel's weight there, shared evenly by the taps that fall on it; what lies beside is lost.
+    Each pixel of the line takes the kernel's weight there, shared evenly by the taps that fall on it; what lies
+    beside is lost.
     """
     kernel = layer.weight.detach().squeeze(1).double()  # (C, Kh, Kw), on a grid as coarse as the dilation
     (_, height, width), (dy, dx) = kernel.shape, new.offsets.long()
-    row, column = dy.div(new.dilation, rounding_mode="floor") + height // 2, dx.div(new.dilation, rounding_mode="floor") + width // 2
+    row, column = (
+        dy.div(new.dilation, rounding_mode="floor") + height // 2,
+        dx.div(new.dilation, rounding_mode="floor") + width // 2,
+    )
     on_grid = (dy % new.dilation == 0) & (dx % new.dilation == 0)
-    channel, tap = torch.nonzero(on_grid & (row >= 0) & (row < height) & (column >= 0) & (column < width), as_tuple=True)
+    channel, tap = torch.nonzero(
+        on_grid & (row >= 0) & (row < height) & (column >= 0) & (column < width), as_tuple=True
+    )
     pixel = channel, row[channel, tap], column[channel, tap]
     sharing = (new.offsets[:, :, :, None] == new.offsets[:, :, None]).all(0).sum(2)  # taps on the pixel of each tap
     new.weight.zero_()

@@ -1,6 +1,7 @@
 """Public functions: the oriented 1D depthwise convolution and its geometry.
 
-"Convolutional Networks with Oriented 1D Kernels", Alexandre Kirchmeyer and Jia Deng, ICCV 2023, https://arxiv.org/abs/2309.15812.
+"Convolutional Networks with Oriented 1D Kernels", Alexandre Kirchmeyer and Jia Deng, ICCV 2023,
+https://arxiv.org/abs/2309.15812.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ def oriented_conv1d(
 
         y[n, c, p, q] = bias[c] + sum_s weight[c, s] * x[n, c, p * stride + dy[c, s], q * stride + dx[c, s]]
 
-    with `(dy, dx) = tap_offsets(K, angle)` and zeros outside the image. Taps that share a pixel add up. Half precision is summed
-    in float32. The output is channels_last where `x` is. Gradients of any order exist for `x`, `weight` and `bias`.
+    with `(dy, dx) = tap_offsets(K, angle)` and zeros outside the image. Taps that share a pixel add up. Half
+    precision is summed in float32. The output is channels_last where `x` is. Gradients of any order exist for `x`,
+    `weight` and `bias`.
 
     Args:
         x: float32, float64, float16 or bfloat16; any size, an empty batch too.
@@ -43,10 +45,11 @@ def oriented_conv1d(
         rounding: "trunc" (the authors', towards zero) or "nearest" (no two taps on one pixel); see `tap_offsets`.
 
     Raises:
-        TypeError: a tensor that is not floating point, dtypes that differ, a stride that is no integer.
-        ValueError: shapes that do not fit, tensors on several devices, an angle that is not finite or requires a gradient,
-            no taps, a stride or dilation below 1, an unknown rounding. On CUDA the look at `angle` waits for the device; it is
-            left out under CUDA graph capture, `torch.compile` and `torch.export`. `OrientedConv1d` never waits.
+        TypeError: a tensor that is not floating point, dtypes that differ, a stride that is no integer. ValueError:
+        shapes that do not fit, tensors on several devices, an angle that is not finite or requires a gradient,
+            no taps, a stride or dilation below 1, an unknown rounding. On CUDA the look at `angle` waits for the
+            device; it is left out under CUDA graph capture, `torch.compile` and `torch.export`. `OrientedConv1d`
+            never waits.
 
     Example:
         >>> x = torch.randn(2, 8, 14, 14)
@@ -70,7 +73,7 @@ def oriented_conv1d_at(
     stride: int | tuple[int, int] = 1,
     residual: bool = False,
 ) -> Tensor:  # (N, C, ceil(H / stride), ceil(W / stride))
-    """`oriented_conv1d` with its geometry given: `offsets[0]` rows, `offsets[1]` columns, as `OrientedConv1d` keeps them.
+    """`oriented_conv1d` with the geometry given: rows `offsets[0]`, columns `offsets[1]`, as `OrientedConv1d` holds it.
 
     Raises:
         TypeError, ValueError: as `oriented_conv1d` does.
@@ -110,14 +113,14 @@ def tap_offsets(
 ) -> tuple[Tensor, Tensor]:  # int64 (C, K) rows, int64 (C, K) columns
     """Pixels of the taps, relative to the output's position; rows grow downwards.
 
-    With j = (s - K // 2) * dilation in float32 arithmetic: dy = round(-sin(angle) * j), dx = round(cos(angle) * j), where
-    "trunc" rounds towards zero, as a C cast does, and "nearest" to the nearest integer, ties to even. At 0 the taps run from left
-    to right, at pi / 2 from bottom to top. Truncation makes oblique lines shorter than K: with K = 3 all taps but those of
-    horizontal and vertical lines fall on one pixel.
+    With j = (s - K // 2) * dilation in float32 arithmetic: dy = round(-sin(angle) * j), dx = round(cos(angle) * j),
+    where "trunc" rounds towards zero, as a C cast does, and "nearest" to the nearest integer, ties to even. At 0 the
+    taps run from left to right, at pi / 2 from bottom to top. Truncation makes oblique lines shorter than K: with K =
+    3 all taps but those of horizontal and vertical lines fall on one pixel.
 
     Raises:
-        TypeError: `angle` is not a floating-point tensor, `kernel_size` or `dilation` is no integer.
-        ValueError: `angle` is not of shape (C,) or not finite, `kernel_size` or `dilation` is below 1, unknown rounding.
+        TypeError: `angle` is not a floating-point tensor, `kernel_size` or `dilation` is no integer. ValueError:
+        `angle` is not of shape (C,) or not finite, `kernel_size` or `dilation` is below 1, unknown rounding.
 
     Example:
         >>> dy, dx = tap_offsets(5, torch.tensor([math.pi / 4]))
@@ -135,7 +138,9 @@ def tap_offsets(
 def _taps_of(weight: Tensor, angle: Tensor, dilation: int, rounding: str) -> tuple[Tensor, Tensor]:
     floating_tensor("angle", angle, "(C,)")
     if angle.shape[0] != weight.shape[0]:
-        raise ValueError(f"angle has shape {tuple(angle.shape)} but weight has {weight.shape[0]} rows: one angle per channel.")
+        raise ValueError(
+            f"angle has shape {tuple(angle.shape)} but weight has {weight.shape[0]} rows: one angle per channel."
+        )
     return tap_offsets(weight.shape[1], angle, dilation=dilation, rounding=rounding)
 
 
@@ -168,8 +173,8 @@ def rasterize(
 ) -> Tensor:  # (C, 1, Kh, Kw), both odd
     """The dense kernel of the same convolution, in the smallest box that holds the lines of all channels.
 
-    `F.conv2d(x, kernel, bias, stride, padding=(Kh // 2, Kw // 2), groups=C)` equals `oriented_conv1d`, tens of times slower. Taps that
-    share a pixel are added; gradients reach `weight`.
+    `F.conv2d(x, kernel, bias, stride, padding=(Kh // 2, Kw // 2), groups=C)` equals `oriented_conv1d`, tens of times
+    slower. Taps that share a pixel are added; gradients reach `weight`.
 
     Raises:
         TypeError, ValueError: as `oriented_conv1d` does.
@@ -196,8 +201,8 @@ def assign_angles(channels: int, directions: int = 8, offset: float = 0.0) -> Te
     Args:
         channels: any number; runs differ by one channel where `directions` does not divide it.
         directions: 8 in all published networks.
-        offset: turns all angles by this part of half a turn, modulo half a turn. The published networks use 0.5, a right
-            angle, in every second block of a stage.
+        offset: turns all angles by this part of half a turn, modulo half a turn. The published networks use 0.5, a
+            right angle, in every second block of a stage.
 
     Raises:
         TypeError, ValueError: `channels` or `directions` is no integer or below 1, `offset` is not finite.

@@ -15,11 +15,11 @@ torch.fx.wrap("oriented_conv1d_at")  # one node where a model is traced symbolic
 
 
 class OrientedConv1d(nn.Module):
-    """Oriented 1D depthwise convolution: see :func:`dwoconv1d.oriented_conv1d`. Output (N, C, ceil(H / stride), ceil(W / stride)).
+    """Oriented 1D depthwise convolution: see :func:`dwoconv1d.oriented_conv1d`.
 
-    Angles are constants: a float32 buffer `angle` that is saved with the model and stays float32 under `.half()` or `.to(dtype)`.
-    The taps' pixels, the buffer `offsets`, follow it through assignment, change in place and `load_state_dict`; compiled code
-    sees such changes only after the module ran once outside it.
+    Angles are constants: a float32 buffer `angle` that is saved with the model and stays float32 under `.half()` or
+    `.to(dtype)`. The taps' pixels, the buffer `offsets`, follow it through assignment, change in place and
+    `load_state_dict`; compiled code sees such changes only after the module ran once outside it.
 
     Args:
         channels: C, input and output.
@@ -107,7 +107,8 @@ class OrientedConv1d(nn.Module):
             raise ValueError(f"angle must have shape {(self.channels,)}, but it has shape {tuple(angle.shape)}.")
         if angle.dtype != torch.float32:
             self.angle = angle = angle.float()
-        # DDP writes into buffers at every step: on CUDA the look at the values would make each of them wait for the device.
+        # DDP writes into buffers at every step: on CUDA the look at the values would make each of them wait for the
+        # device.
         if not angle.is_cuda or seen is None or seen[0] is not angle:
             functional.check_angle(angle)
         options = {"dilation": self.dilation, "rounding": self.rounding}
@@ -131,7 +132,14 @@ class OrientedConv1d(nn.Module):
 
     def extra_repr(self) -> str:
         parts = [f"{self.channels}, {self.kernel_size}"]
-        defaults = {"directions": 8, "offset": 0.0, "stride": (1, 1), "dilation": 1, "residual": False, "rounding": "trunc"}
+        defaults = {
+            "directions": 8,
+            "offset": 0.0,
+            "stride": (1, 1),
+            "dilation": 1,
+            "residual": False,
+            "rounding": "trunc",
+        }
         values = {name: getattr(self, name) for name in defaults}
         if self.own_angle:
             values["directions"], values["offset"] = 8, 0.0

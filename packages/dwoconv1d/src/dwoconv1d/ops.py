@@ -1,29 +1,27 @@
 """The three ops of the package as torch sees them: schemas, fake kernels, autograd, vmap, autocast.
 
-`oriented_conv1d` and its two gradients are linear in each of their arguments and are each other's gradients, so any number of
-backward passes needs nothing but these three. Kernels come from `csrc/`, `cupy_backend` or `reference`; `_common.backends`
-says which. Geometry arrives as integer offsets (2, C, K), rows and columns, so all kernels see the same pixels.
+`oriented_conv1d` and its two gradients are linear in each of their arguments and are each other's gradients, so any
+number of backward passes needs nothing but these three. Kernels come from `csrc/`, `cupy_backend` or `reference`;
+`_common.backends` says which. Geometry arrives as integer offsets (2, C, K), rows and columns, so all kernels see the
+same pixels.
 """
 
 from __future__ import annotations
 
-from math import prod
-
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.utils.flop_counter import register_flop_formula
 
 from . import reference
 from ._common.backends import Backends
 
 SCHEMAS = {
-    "oriented_conv1d": "oriented_conv1d(Tensor x, Tensor weight, Tensor offsets, Tensor? bias, int stride_h, int stride_w, "
+    "oriented_conv1d": "(Tensor x, Tensor weight, Tensor offsets, Tensor? bias, int stride_h, int stride_w, "
     "bool residual) -> Tensor",
-    "oriented_conv1d_grad_input": "oriented_conv1d_grad_input(Tensor grad, Tensor weight, Tensor offsets, SymInt height, "
-    "SymInt width, int stride_h, int stride_w, bool residual) -> Tensor",
-    "oriented_conv1d_grad_weight": "oriented_conv1d_grad_weight(Tensor grad, Tensor x, Tensor offsets, int stride_h, "
-    "int stride_w) -> (Tensor grad_weight, Tensor grad_bias)",
+    "oriented_conv1d_grad_input": "(Tensor grad, Tensor weight, Tensor offsets, SymInt height, SymInt width, "
+    "int stride_h, int stride_w, bool residual) -> Tensor",
+    "oriented_conv1d_grad_weight": "(Tensor grad, Tensor x, Tensor offsets, int stride_h, int stride_w) -> "
+    "(Tensor grad_weight, Tensor grad_bias)",
 }
 KERNELS = {
     "oriented_conv1d": reference.forward,
@@ -42,8 +40,8 @@ _functions: dict[object, type[torch.autograd.Function]] = {}  # the same ops for
 def _call(op, *args):
     """Calls an op, under torch.func and forward mode as an `autograd.Function`.
 
-    The autograd that torch registers for an op knows neither: it raises a riddle under torch.func.grad and drops tangents of
-    forward mode without a word. An `autograd.Function` serves the first and refuses the second.
+    The autograd that torch registers for an op knows neither: it raises a riddle under torch.func.grad and drops
+    tangents of forward mode without a word. An `autograd.Function` serves the first and refuses the second.
     """
     if torch.compiler.is_compiling():
         return op(*args)
@@ -65,7 +63,7 @@ def oriented_conv1d(
 
 
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Casts the arguments of the op to autocast's dtype where autocast is on, as it does for `conv2d`; float64 stays."""
+    """The arguments of the op in autocast's dtype where autocast is on, as for `conv2d`; float64 stays float64."""
     device = tensors[0].device.type
     if device == "meta" or not torch.is_autocast_enabled(device):  # there is no autocast for meta tensors to ask about
         return tensors
@@ -94,12 +92,12 @@ def _(grad, x, offsets, stride_h, stride_w):
     return grad.new_empty(offsets.shape[1:]), grad.new_empty(offsets.shape[1])
 
 
-# Gradients. An image gradient takes the layout of the image it belongs to, as in torch's convolutions: it often arrives expanded
-# or transposed. Only what a wanted gradient reads is kept for the backward pass.
+# Gradients. An image gradient takes the layout of the image it belongs to, as in torch's convolutions: it often
+# arrives expanded or transposed. Only what a wanted gradient reads is kept for the backward pass.
 
 
 def _forward_setup(ctx, inputs, output):
-    x, weight, offsets, bias, *ctx.stride, ctx.residual = inputs
+    x, weight, offsets, _, *ctx.stride, ctx.residual = inputs
     ctx.size, ctx.layout = x.shape[2:], _layout(x)
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None, offsets)
 
@@ -121,7 +119,9 @@ def _forward_backward(ctx, grad):
 def _grad_input_setup(ctx, inputs, output):
     grad, weight, offsets, _, _, *ctx.stride, ctx.residual = inputs
     ctx.layout = _layout(grad)
-    ctx.save_for_backward(grad if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None, offsets)
+    ctx.save_for_backward(
+        grad if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None, offsets
+    )
 
 
 def _grad_input_backward(ctx, image):
@@ -180,7 +180,9 @@ def _vmap_rule(op, names: tuple[str, ...]):
 
 
 def _refuse_forward_mode(ctx, *tangents):
-    raise NotImplementedError("dwoconv1d has no forward-mode derivative: use reverse mode, such as torch.func.vjp or jacrev.")
+    raise NotImplementedError(
+        "dwoconv1d has no forward-mode derivative: use reverse mode, such as torch.func.vjp or jacrev."
+    )
 
 
 def _register(op, setup, backward, names: tuple[str, ...]) -> None:
@@ -200,3 +202,22 @@ def _register(op, setup, backward, names: tuple[str, ...]) -> None:
 _register(_forward, _forward_setup, _forward_backward, ("x", "weight", "offsets", "bias"))
 _register(_grad_input, _grad_input_setup, _grad_input_backward, ("grad", "weight", "offsets"))
 _register(_grad_weight, _grad_weight_setup, _grad_weight_backward, ("grad", "x", "offsets"))
+
+
+# What `torch.utils.flop_counter` counts, from shapes: a multiplication and an addition per tap and output pixel, taps outside the
+# image included, as for torch's convolutions.
+
+
+@register_flop_formula(torch.ops.dwoconv1d.oriented_conv1d)
+def _forward_flops(x, weight, *_, out_shape=None, **__) -> int:
+    return 2 * prod(out_shape) * weight[1]
+
+
+@register_flop_formula(torch.ops.dwoconv1d.oriented_conv1d_grad_input)
+def _grad_input_flops(grad, weight, *_, **__) -> int:
+    return 2 * prod(grad) * weight[1]
+
+
+@register_flop_formula(torch.ops.dwoconv1d.oriented_conv1d_grad_weight)
+def _grad_weight_flops(grad, x, offsets, *_, **__) -> int:
+    return 2 * prod(grad) * offsets[2]

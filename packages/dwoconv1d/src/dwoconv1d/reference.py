@@ -105,7 +105,7 @@ def grad_weight(
     stride_h: int,
     stride_w: int,
 ) -> tuple[Tensor, Tensor]:  # (C, K), (C,)
-    """dweight[c, s] = sum_{n, p, q} grad[n, c, p, q] * x[n, c, p * stride + dy, q * stride + dx]; dbias[c] = sum grad."""
+    """dweight[c, s] = sum_{n, p, q} grad[n, c, p, q] * x[n, c, p * stride + dy, q * stride + dx]; dbias = sum grad."""
     dy, dx = offsets.long()
     rows = torch.arange(0, x.shape[2], stride_h, device=x.device)
     columns = torch.arange(0, x.shape[3], stride_w, device=x.device)

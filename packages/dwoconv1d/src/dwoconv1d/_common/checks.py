@@ -33,7 +33,7 @@ def positive_pair(name: str, value: object) -> tuple[int, int]:
 
 
 def floating_tensor(name: str, value: object, shape: str) -> None:
-    """Checks that `value` is a real floating-point tensor of the rank that `shape`, for example `"(N, C, H, W)"`, spells.
+    """Checks that `value` is a floating-point tensor with as many dimensions as `shape`, say `"(N, C, H, W)"`, spells.
 
     Raises:
         TypeError: not a tensor, or not of a floating-point dtype.
@@ -44,7 +44,9 @@ def floating_tensor(name: str, value: object, shape: str) -> None:
     if value.dim() != shape.count(",") + (not shape.endswith(",)")):
         raise ValueError(f"{name} must have shape {shape}, but it has shape {tuple(value.shape)}.")
     if value.dtype not in DTYPES:
-        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, but it is {value.dtype}: convert it with .to().")
+        raise TypeError(
+            f"{name} must be float32, float64, float16 or bfloat16, but it is {value.dtype}: convert it with .to()."
+        )
 
 
 def same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:

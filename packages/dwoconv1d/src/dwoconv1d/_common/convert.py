@@ -37,7 +37,7 @@ class Layer:
 
 @dataclass
 class ConvertReport:
-    """What `convert` did; `print(model.convert_report)` shows it as a table. MACs are per output pixel of each layer."""
+    """What `convert` did; `print(model.convert_report)` shows a table. MACs are per output pixel of each layer."""
 
     layers: list[Layer] = field(default_factory=list)
     params: tuple[int, int] = (0, 0)  # of the whole model
@@ -63,8 +63,9 @@ class ConvertReport:
             reasons.setdefault(layer.reason, []).append(layer.names[0])
         for reason, names in reasons.items():
             lines.append(f"left {len(names)} ({reason}): {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
-        total = f"{len(self.swapped)} layers swapped, {len(self.left)} left; parameters {self.params[0]} -> {self.params[1]}"
-        return "\n".join([*lines, total])
+        before, after = self.params
+        lines.append(f"{len(self.swapped)} layers swapped, {len(self.left)} left; parameters {before} -> {after}")
+        return "\n".join(lines)
 
 
 def walk(
@@ -74,10 +75,10 @@ def walk(
     where: Callable[[str, nn.Module], bool] | str | None,
     inplace: bool,
 ) -> nn.Module:
-    """Replaces every layer for which `policy(name, module)` returns a `Swap`; a string is the reason to leave it, None no concern.
+    """Replaces the layers for which `policy(name, module)` is a `Swap`; a string says why to leave one, None nothing.
 
-    `where` narrows the choice: a callable of name and module, or a regular expression searched in the name. A layer that several
-    modules share is replaced once and stays shared.
+    `where` narrows the choice: a callable of name and module, or a regular expression searched in the name. A layer
+    that several modules share is replaced once and stays shared.
 
     Returns:
         the model, a deep copy unless `inplace`, with a `ConvertReport` as its attribute `convert_report`.
