@@ -139,7 +139,7 @@ def reproduce(session: nox.Session) -> None:
     size = rest if "--data" in rest else ["--smoke", *rest]
     for script in sorted(file for name in packages for file in ROOT.glob(f"experiments/{name}/[!_]*.py")):
         run(session, python, script, *size)
-    run(session, python, "-m", "leanconv.cli", "report", "runs")
+    run(session, python, "-m", "leanconv", "report", "runs")
 
 
 @nox.session
