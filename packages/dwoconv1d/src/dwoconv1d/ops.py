@@ -8,9 +8,12 @@ same pixels.
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.flop_counter import register_flop_formula
 
 from . import reference
 from ._common.backends import Backends
