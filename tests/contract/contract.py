@@ -125,7 +125,7 @@ def with_gradients(
 
 
 def convert(inputs: Inputs, device: str, dtype: torch.dtype) -> Inputs:
-    """Inputs on `device`, those in float64 as `dtype`; what has another dtype in the sample, like an angle, keeps it."""
+    """Inputs on `device`, those in float64 as `dtype`; what has another dtype in the sample, as an angle, keeps it."""
 
     def converted(value):
         if not isinstance(value, Tensor):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ class OrientedConv1d(nn.Module):
         torch.Size([1, 96, 56, 56])
     """
 
+    angle: Tensor  # (C,)
+    offsets: Tensor  # int32 (2, C, K)
+
     def __init__(
         self,
         channels: int,
@@ -54,9 +58,9 @@ class OrientedConv1d(nn.Module):
         bias: bool = True,
         residual: bool = False,
         rounding: str = "trunc",
-        device=None,
-        dtype=None,
-    ):
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.channels = positive_int("channels", channels)
         self.kernel_size = positive_int("kernel_size", kernel_size)
@@ -111,11 +115,11 @@ class OrientedConv1d(nn.Module):
         # device.
         if not angle.is_cuda or seen is None or seen[0] is not angle:
             functional.check_angle(angle)
-        options = {"dilation": self.dilation, "rounding": self.rounding}
-        self.offsets = torch.stack(reference.tap_offsets(self.kernel_size, angle, **options)).int()
+        taps = reference.tap_offsets(self.kernel_size, angle, dilation=self.dilation, rounding=self.rounding)
+        self.offsets = torch.stack(taps).int()
         self._seen = (angle, 0 if angle.is_inference() else angle._version)
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OrientedConv1d:
         angle = self.angle
         super()._apply(fn, recurse)
         if self.angle.dtype != torch.float32:  # .half() and .to(dtype) would bend the lines
@@ -123,11 +127,12 @@ class OrientedConv1d(nn.Module):
         self._seen = None  # to_empty() leaves both buffers without content
         return self
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
         try:
             self._refresh()
         except ValueError as error:
+            errors: list[str] = rest[-1]
             errors.append(f"{prefix}angle: {error}")
 
     def extra_repr(self) -> str:

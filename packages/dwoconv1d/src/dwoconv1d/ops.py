@@ -65,13 +65,17 @@ def oriented_conv1d(
     return _call(_forward, x, weight, offsets, bias, *stride, residual)
 
 
-def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The arguments of the op in autocast's dtype where autocast is on, as for `conv2d`; float64 stays float64."""
-    device = tensors[0].device.type
+    device = x.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):  # there is no autocast for meta tensors to ask about
-        return tensors
+        return x, weight, bias
     dtype = torch.get_autocast_dtype(device)
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+    def cast(t: Tensor) -> Tensor:
+        return t if t.dtype == torch.float64 else t.to(dtype)
+
+    return cast(x), cast(weight), None if bias is None else cast(bias)
 
 
 def _layout(t: Tensor) -> torch.memory_format:
@@ -207,8 +211,8 @@ _register(_grad_input, _grad_input_setup, _grad_input_backward, ("grad", "weight
 _register(_grad_weight, _grad_weight_setup, _grad_weight_backward, ("grad", "x", "offsets"))
 
 
-# What `torch.utils.flop_counter` counts, from shapes: a multiplication and an addition per tap and output pixel, taps outside the
-# image included, as for torch's convolutions.
+# What `torch.utils.flop_counter` counts, from shapes: a multiplication and an addition per tap and output pixel, taps
+# outside the image included, as for torch's convolutions.
 
 
 @register_flop_formula(torch.ops.dwoconv1d.oriented_conv1d)
