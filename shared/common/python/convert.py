@@ -50,7 +50,7 @@ class ConvertReport:
         return [layer for layer in self.layers if layer.reason]
 
     def __str__(self) -> str:
-        rows = [("layer", "was", "is", "weights", "parameters", "MACs/pixel")]
+        rows: list[tuple[str, ...]] = [("layer", "was", "is", "weights", "parameters", "MACs/pixel")]
         for layer in self.swapped:
             weights = layer.weights if layer.error is None else f"{layer.weights}, error {layer.error:.3g}"
             counts = (f"{before} -> {after}" for before, after in (layer.params, layer.macs))
@@ -104,7 +104,7 @@ def walk(
         row = (names, str(module), str(answer.module), answer.weights, answer.error, params, answer.macs)
         report.layers.append(Layer(*row))
     report.params = (total, _count(model))
-    model.convert_report = report
+    model.convert_report = report  # type: ignore[assignment]
     return model
 
 

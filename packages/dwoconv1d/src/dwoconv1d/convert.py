@@ -71,15 +71,13 @@ def convert(
             return reason
         height, width = layer.kernel_size
         channels, taps = layer.out_channels, kernel_size or max(height, width)
-        if height == width:
-            turn = {"directions": directions, "offset": offset(name) if callable(offset) else offset}
-        else:
-            turn = {"angle": 0.0 if height == 1 else torch.pi / 2}
         new = OrientedConv1d(
             channels,
             taps,
-            **turn,
-            stride=layer.stride,
+            angle=None if height == width else 0.0 if height == 1 else torch.pi / 2,
+            directions=directions,
+            offset=offset(name) if callable(offset) else offset,
+            stride=(layer.stride[0], layer.stride[1]),
             dilation=layer.dilation[0 if width == 1 else 1],
             bias=layer.bias is not None,
             rounding=rounding,
@@ -88,11 +86,10 @@ def convert(
         )
         verdict, error = "reinitialised", None
         if weights == "refit" and not layer.weight.is_meta:
-            error = _refit(layer, new)
-            verdict, error = ("refitted", error) if error else ("kept", None)
-        new.weight.requires_grad_(layer.weight.requires_grad)
-        if layer.bias is not None:
-            new.bias.requires_grad_(layer.bias.requires_grad)
+            error = _refit(layer, new) or None
+            verdict = "refitted" if error else "kept"
+        for old_parameter, parameter in zip(layer.parameters(), new.parameters()):
+            parameter.requires_grad_(old_parameter.requires_grad)
         return Swap(new, verdict, (channels * height * width, channels * taps), error)
 
     return walk(model, policy, where=where, inplace=inplace)
@@ -127,20 +124,16 @@ def _refit(layer: nn.Conv2d, new: OrientedConv1d) -> float:
     beside is lost.
     """
     kernel = layer.weight.detach().squeeze(1).double()  # (C, Kh, Kw), on a grid as coarse as the dilation
-    (_, height, width), (dy, dx) = kernel.shape, new.offsets.long()
-    row, column = (
-        dy.div(new.dilation, rounding_mode="floor") + height // 2,
-        dx.div(new.dilation, rounding_mode="floor") + width // 2,
-    )
-    on_grid = (dy % new.dilation == 0) & (dx % new.dilation == 0)
-    channel, tap = torch.nonzero(
-        on_grid & (row >= 0) & (row < height) & (column >= 0) & (column < width), as_tuple=True
-    )
+    (height, width), offsets, dilation = kernel.shape[1:], new.offsets.long(), new.dilation
+    row = offsets[0].div(dilation, rounding_mode="floor") + height // 2
+    column = offsets[1].div(dilation, rounding_mode="floor") + width // 2
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width) & (offsets % dilation == 0).all(0)
+    channel, tap = inside.nonzero(as_tuple=True)
     pixel = channel, row[channel, tap], column[channel, tap]
-    sharing = (new.offsets[:, :, :, None] == new.offsets[:, :, None]).all(0).sum(2)  # taps on the pixel of each tap
+    sharing = (offsets[:, :, :, None] == offsets[:, :, None]).all(0).sum(2)  # taps on the pixel of each tap
     new.weight.zero_()
     new.weight[channel, tap] = (kernel[pixel] / sharing[channel, tap]).to(new.weight.dtype)
-    if layer.bias is not None:
+    if layer.bias is not None and new.bias is not None:
         new.bias.copy_(layer.bias)
     beside = kernel.index_put(pixel, kernel.new_zeros(()))
     return (beside.norm() / kernel.norm()).nan_to_num().item()

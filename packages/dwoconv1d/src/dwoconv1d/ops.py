@@ -8,6 +8,7 @@ same pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -26,7 +27,7 @@ SCHEMAS = {
     "oriented_conv1d_grad_weight": "(Tensor grad, Tensor x, Tensor offsets, int stride_h, int stride_w) -> "
     "(Tensor grad_weight, Tensor grad_bias)",
 }
-KERNELS = {
+KERNELS: dict[str, Callable] = {
     "oriented_conv1d": reference.forward,
     "oriented_conv1d_grad_input": reference.grad_input,
     "oriented_conv1d_grad_weight": reference.grad_weight,

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def positive_int(name: str, value: object) -> int:
+def positive_int(name: str, value: Any) -> int:
     """Returns `value` if it is an integer of at least 1.
 
     Raises:
@@ -23,7 +25,7 @@ def positive_int(name: str, value: object) -> int:
     return value
 
 
-def positive_pair(name: str, value: object) -> tuple[int, int]:
+def positive_pair(name: str, value: Any) -> tuple[int, int]:
     """Returns `(rows, columns)` from one positive integer or a pair of them."""
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
