@@ -77,7 +77,7 @@ SMOKE: dict[str, Any] = {
 
 
 def label(size: str, variant: str) -> str:
-    """"tiny", "1dpp" -> "ConvNeXt-T 1D++"."""
+    """Name in the tables: tiny and 1dpp make "ConvNeXt-T 1D++"."""
     return f"ConvNeXt-{size[0].upper()} {variant.replace('pp', '++').upper()}"
 
 
@@ -98,12 +98,15 @@ def card(size: str, variant: str, *, smoke: bool) -> dict[str, Any]:
     top1, ema = RESULTS[size, variant]
     table = {f"{label(*key)} on ImageNet-1K": f"{weights} / {averaged}" for key, (weights, averaged) in RESULTS.items()}
     name = f"narrow ConvNeXt {label(size, variant).split()[1]}" if smoke else f"{label(size, variant)} on ImageNet-1K"
-    return {"row": name, "paper": {"top1": top1, "ema_top1": ema, "on": "ImageNet-1K", "source": SOURCE}, "table": table}
+    paper = {"top1": top1, "ema_top1": ema, "on": "ImageNet-1K", "source": SOURCE}
+    return {"row": name, "paper": paper, "table": table}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", nargs="+", choices=NARROW_KERNELS, help="default: 1d, with its 2d twin for --smoke")
+    parser.add_argument(
+        "--variant", nargs="+", choices=NARROW_KERNELS, help="default: 1d; for --smoke with its 2d twin"
+    )
     parser.add_argument("--size", choices=DROP_PATH, default="tiny")
     experiment.add_arguments(parser, out="runs/dwoconv1d/classification")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Pictures of runs: curves of one or several, bars of a report."""
+"""Pictures of runs: the curves of one, the comparison of several."""
 
 from __future__ import annotations
 
@@ -16,65 +16,68 @@ INK, FAINT = "#333333", "#dddddd"
 Records = Sequence[Mapping[str, Any]]
 
 
-def curves(runs: Mapping[str, Records], path: Path) -> None:
-    """Loss, accuracy and learning rate over the epochs; ``runs`` maps a label to the lines of ``metrics.jsonl``."""
+def curves(records: Records, title: str, path: Path) -> None:
+    """Loss, accuracy and learning rate over the epochs, from the lines of ``metrics.jsonl``."""
     figure = Figure(figsize=(12, 3.8), dpi=130, layout="constrained")
     loss, accuracy, rate = figure.subplots(1, 3)
-    for index, (label, records) in enumerate(runs.items()):
-        color, other = COLORS[index % len(COLORS)], COLORS[(index + 1) % len(COLORS)]
-        several = len(runs) > 1
-        other = color if several else other
-        epochs = [r for r in records if r["kind"] == "epoch"]
-        steps = [r for r in records if r["kind"] == "step"]
-        per_epoch = epochs[0]["step"] / epochs[0]["epoch"]
-        scale = [r["step"] / per_epoch for r in steps]
-        loss.plot(scale, [r["loss"] for r in steps], color=color, alpha=0.3, lw=1)
-        _line(loss, epochs, "train_loss", color, f"{label}, train" if several else "train")
-        _line(loss, epochs, "val_loss", other, f"{label}, test" if several else "test", dash=several)
-        _line(accuracy, epochs, "top1", color, f"{label}" if several else "weights", percent=True)
-        _line(accuracy, epochs, "ema_top1", other, f"{label}, averaged" if several else "averaged weights",
-              dash=several, percent=True)  # fmt: skip
-        rate.plot(scale, [r["lr"] for r in steps], color=color, lw=1.8, label=label)
-    for axes, title in ((loss, "Loss"), (accuracy, "Test accuracy (top-1, %)"), (rate, "Learning rate")):
-        _style(axes, title)
+    epochs = [r for r in records if r["kind"] == "epoch"]
+    steps = [r for r in records if r["kind"] == "step"]
+    per_epoch = epochs[0]["step"] / epochs[0]["epoch"]
+    when = [r["step"] / per_epoch for r in steps]
+    loss.plot(when, [r["loss"] for r in steps], color=COLORS[0], alpha=0.3, lw=1)
+    _line(loss, epochs, "train_loss", COLORS[0], "training, as augmented")
+    _line(loss, epochs, "val_loss", COLORS[1], "test")
+    _line(accuracy, epochs, "top1", COLORS[1], "weights", percent=True)
+    _line(accuracy, epochs, "ema_top1", COLORS[2], "averaged weights", percent=True)
+    rate.plot(when, [r["lr"] for r in steps], color=COLORS[0], lw=1.8)
+    rate.yaxis.set_major_formatter("{x:g}")
+    for axes, text in ((loss, "Loss"), (accuracy, "Test accuracy (top-1, %)"), (rate, "Learning rate")):
+        _style(axes, text)
         axes.set_xlabel("epoch", color=INK)
-    for axes in (loss, accuracy):
-        axes.legend(frameon=False, fontsize=8)
-    for axes in (loss, accuracy, rate):
         axes.set_xlim(0, None)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    rate.yaxis.set_major_formatter("{x:g}")
-    figure.suptitle(", ".join(runs), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+    for axes in (loss, accuracy):
+        axes.legend(frameon=False, fontsize=8)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     figure.savefig(path)
 
 
-def bars(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Accuracy of each row of a report: faint dots are seeds, bars their mean; rows carry ``label`` and ``values``."""
-    figure = Figure(figsize=(8, 1.3 + 0.55 * len(rows)), dpi=130, layout="constrained")
-    axes = figure.subplots()
-    low = min(value for row in rows for value in row["values"])
-    left = max(0.0, low - max(2.0, 0.5 * (100 - low)))
+def comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Test accuracy of a report's rows: over the epochs, and after the last one with a dot for every seed.
+
+    A row has a ``label``, ``runs`` (one list of records per seed), final ``values`` in percent and their ``text``.
+    """
+    figure = Figure(figsize=(12, max(3.6, 1.2 + 0.5 * len(rows))), dpi=130, layout="constrained")
+    over, final = figure.subplots(1, 2, width_ratios=(3, 2))
     for place, row in enumerate(rows):
-        mean = sum(row["values"]) / len(row["values"])
-        axes.barh(place, mean - left, left=left, height=0.55, color=COLORS[place % len(COLORS)])
-        axes.plot(row["values"], [place] * len(row["values"]), "o", ms=4, color="white", mec=INK, mew=0.8)
-        axes.annotate(row["text"], (max(row["values"]), place), (8, 0), textcoords="offset points", va="center", color=INK)
-    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
-    axes.invert_yaxis()
-    axes.set_xlim(left, left + 1.25 * (max(v for row in rows for v in row["values"]) - left))
-    _style(axes, f"Test accuracy (top-1, %; axis starts at {left:.0f})")
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
+        color, values = COLORS[place % len(COLORS)], row["values"]
+        for index, records in enumerate(row["runs"]):
+            key = "ema_top1" if any("ema_top1" in record for record in records) else "top1"
+            _line(over, records, key, color, row["label"] if index == 0 else None, percent=True)
+        final.plot([min(values), max(values)], [place, place], color=color, lw=6, alpha=0.25, solid_capstyle="round")
+        final.plot(values, [place] * len(values), "o", ms=8, color=color, mec="white", mew=1.2)
+        text = (sum(values) / len(values), place)
+        final.annotate(row["text"], text, (0, 9), textcoords="offset points", ha="center", color=INK, fontsize=9)
+    over.legend(frameon=False, fontsize=8)
+    over.set_xlabel("epoch", color=INK)
+    over.xaxis.set_major_locator(MaxNLocator(integer=True))
+    final.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    final.set_ylim(len(rows) - 0.4, -0.6)
+    final.margins(x=0.25)
+    _style(over, "Test accuracy (top-1, %)")
+    _style(final, "After the last epoch")
+    final.tick_params(axis="y", length=0)
     figure.savefig(path)
 
 
-def _line(axes: Axes, records: Records, key: str, color: str, label: str, *, dash=False, percent=False) -> None:
-    points = [(r["epoch"], r[key] * (100 if percent else 1)) for r in records if key in r]
-    if points:
-        x, y = zip(*points)
-        axes.plot(x, y, color=color, lw=1.8, ls="--" if dash else "-", marker="o", ms=3 if len(x) < 40 else 0, label=label)
-        if percent:
-            axes.annotate(f"{y[-1]:.1f}", (x[-1], y[-1]), (4, 3), textcoords="offset points", color=color, fontsize=8)
+def _line(axes: Axes, records: Records, key: str, color: str, label: str | None, *, percent: bool = False) -> None:
+    points = [(r["epoch"], r[key] * (100 if percent else 1)) for r in records if r["kind"] == "epoch" and key in r]
+    if not points:
+        return
+    x, y = zip(*points, strict=True)
+    axes.plot(x, y, color=color, lw=1.8, marker="o", ms=3 if len(x) < 40 else 0, label=label)
+    if percent:
+        axes.annotate(f"{y[-1]:.1f}", (x[-1], y[-1]), (4, 3), textcoords="offset points", color=color, fontsize=8)
 
 
 def _style(axes: Axes, title: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leanconv import plots
+from leanconv.training.run_folder import read_metrics
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,12 @@ class Report:
 
     def _render(self, rule: str | None, *, padded: bool) -> str:
         table = [list(_COLUMNS), *(_cells(row) for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*table)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         if padded:
-            lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table]
+            lines = [
+                "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+                for line in table
+            ]
             lines.insert(1, "  ".join("-" * width for width in widths))
         else:
             lines = ["| " + " | ".join(line) + " |" for line in table]
@@ -70,18 +74,13 @@ class Report:
         return [f"- {note}" for note in notes]
 
     def save(self, folder: str | Path) -> None:
-        """Write ``report.md``, ``report.json`` and, where there is a finished run, ``report.png`` and ``curves.png``."""
+        """Write ``report.md``, ``report.json`` and, where a run is finished, ``report.png``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.md").write_text(self.markdown())
         (folder / "report.json").write_text(json.dumps({row.label: row.runs for row in self.rows}, indent=2) + "\n")
         if self.rows:
-            key = {row.label: "ema_top1" if row.values("ema_top1") else "top1" for row in self.rows}
-            pictures = [
-                {"label": row.label, "values": row.values(key[row.label]), "text": row.spread(key[row.label])}
-                for row in self.rows
-            ]
-            plots.bars(pictures, folder / "report.png")
+            plots.comparison([_pictured(row) for row in self.rows], folder / "report.png")
 
 
 _COLUMNS = ("network", "data", "epochs", "seeds", "params", "MACs", "top-1", "top-1 EMA", "time", "paper")
@@ -105,7 +104,7 @@ def gather(folders: Iterable[str | Path]) -> Report:
             if not (run / "summary.json").is_file():
                 unfinished.append(f"{run}, {_progress(run)}")
                 continue
-            summary = json.loads((run / "summary.json").read_text())
+            summary = json.loads((run / "summary.json").read_text()) | {"folder": str(run)}
             recipe = json.loads((run / "recipe.json").read_text()) | {"seed": None}
             rows.setdefault(json.dumps(recipe, sort_keys=True), []).append(summary)
     merged = [Row(runs[0].get("row", runs[0]["model"]), runs) for runs in rows.values()]
@@ -131,9 +130,15 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
+def _pictured(row: Row) -> dict[str, Any]:
+    key = "ema_top1" if row.values("ema_top1") else "top1"
+    runs = [read_metrics(Path(run["folder"])) for run in row.runs]
+    return {"label": row.label, "runs": runs, "values": row.values(key), "text": row.spread(key)}
+
+
 def _progress(run: Path) -> str:
-    lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").is_file() else []
-    return f"last logged step {json.loads(lines[-1])['step']}" if lines else "no step logged"
+    records = read_metrics(run)
+    return f"last logged step {records[-1]['step']}" if records else "no step logged"
 
 
 def _duration(seconds: float) -> str:
@@ -149,4 +154,5 @@ def _unique(items: Iterable[str]) -> list[str]:
 def _birth(run: dict[str, Any]) -> str:
     environment = run["environment"]
     commit = environment["commit"] or "unknown"
-    return f"{run['hardware']}, torch {environment['versions']['torch']}, {environment['date'][:10]}, commit {commit[:8]}{commit[40:]}"
+    versions, date = environment["versions"], environment["date"][:10]
+    return f"{run['hardware']}, torch {versions['torch']}, {date}, commit {commit[:8]}{commit[40:]}"

@@ -1,7 +1,9 @@
 """Training by recipe: one loop, exact resume, run folders.
 
-    from leanconv import training
-    result = training.fit(None, training.Recipe(model="convnext_tiny_1d", data="cifar10"), out="runs/one")
+Example:
+    >>> from leanconv import training
+    >>> recipe = training.Recipe(model="convnext_tiny_1d", data="cifar10")
+    >>> training.fit(None, recipe, out="runs/one")  # doctest: +SKIP
 """
 
 from leanconv.training.fit import Result, fit, resume

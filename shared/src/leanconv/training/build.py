@@ -1,4 +1,4 @@
-"""From a recipe's numbers to timm's objects: model, optimizer, schedule, mixup, loss, moving average."""
+"""From a recipe's numbers to objects, mostly timm's: data, model, optimizer, schedule, mixup, loss, moving average."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from leanconv import data as datasets
 from leanconv import models
 from leanconv.data import VisionData
 from leanconv.training.recipe import ConfigError, Recipe
 
 
-def model(recipe: Recipe, data: VisionData) -> nn.Module:
+def data(recipe: Recipe) -> VisionData:
+    """The recipe's data set, or as much of it as the recipe asks for."""
+    whole = datasets.load(recipe.data, root=recipe.data_root, smoke=recipe.smoke)
+    return whole.subset(recipe.train_images, recipe.test_images)
+
+
+def model(recipe: Recipe, vision: VisionData) -> nn.Module:
     """The recipe's network for this data set; the same seed gives the same weights."""
     seed(recipe.seed)
-    shape = {"num_classes": data.num_classes, "in_chans": data.in_chans}
+    shape = {"num_classes": vision.num_classes, "in_chans": vision.in_chans}
     drop_path = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
     return models.build(recipe.model, **{**shape, **drop_path, **recipe.model_kwargs})
 

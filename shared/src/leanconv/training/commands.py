@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from leanconv import data as datasets
 from leanconv import report
 from leanconv.training import build, checkpoint, evaluate, fit, resume
 from leanconv.training.recipe import ConfigError, Recipe
@@ -68,7 +67,7 @@ def _eval(args: argparse.Namespace) -> int:
     path = args.run_or_checkpoint
     recipe = read_recipe(path if path.is_dir() else path.parent)
     with join(args.device) as world:
-        data = datasets.load(recipe.data, root=args.data_root or recipe.data_root, smoke=recipe.smoke)
+        data = build.data(recipe.override({"data_root": args.data_root}) if args.data_root else recipe)
         state = checkpoint.load(path, world.device)
         network = build.model(recipe, data).to(world.device)
         _, loader = data.loaders(
@@ -83,7 +82,8 @@ def _eval(args: argparse.Namespace) -> int:
             scores = evaluate(network, loader, recipe)
             text = "  ".join(f"{key} {value:.4f}" for key, value in scores.items())
             if world.main:
-                sys.stdout.write(f"{'weights' if name == 'model' else 'averaged weights'} at step {state['step']}: {text}\n")
+                title = {"model": "weights", "ema": "averaged weights"}[name]
+                sys.stdout.write(f"{title} at step {state['step']}: {text}\n")
     return 0
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from leanconv import data as datasets
 from leanconv.data import VisionData
 from leanconv.training import build
 from leanconv.training.recipe import Recipe
@@ -69,8 +68,7 @@ def fit(
     with join(device) as world, Interrupt() as interrupt:
         if recipe.deterministic:
             torch.use_deterministic_algorithms(True, warn_only=True)
-        if data is None:
-            data = datasets.load(recipe.data, root=recipe.data_root, smoke=recipe.smoke)
+        data = data or build.data(recipe)
         build.local_batch(recipe, world.size)
         network = build.model(recipe, data) if model is None else model
         folder = RunFolder(Path(out), recipe, resume=resume, active=world.main)

@@ -24,6 +24,7 @@ class Recipe:
     Attributes:
         model, model_kwargs: name known to timm (the packages' networks included) and its keyword arguments.
         data, data_root, smoke: data set by name, where it lies, and whether a small stand-in may replace it.
+        train_images, test_images: use only so many; None uses all.
         image_size: side of the training and evaluation images; None keeps the data set's own.
         epochs, batch_size, accumulate: ``batch_size`` images enter each optimizer step, over all processes and over
             the ``accumulate`` parts the step is computed in.
@@ -50,6 +51,8 @@ class Recipe:
     data: str = "fashion_mnist"
     data_root: str | None = None
     smoke: bool = False
+    train_images: int | None = None
+    test_images: int | None = None
     image_size: int | None = None
     epochs: int = 10
     batch_size: int = 128

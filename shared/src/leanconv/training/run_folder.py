@@ -69,7 +69,7 @@ class RunFolder:
 
     def draw(self) -> None:
         if self.active and any(record["kind"] == "epoch" for record in self.records):
-            plots.curves({self.path.name: self.records}, self.path / "curves.png")
+            plots.curves(self.records, self.path.name, self.path / "curves.png")
 
     def finish(self, summary: dict[str, Any]) -> None:
         if self.active:

@@ -7,7 +7,6 @@ import math
 import sys
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -188,15 +187,14 @@ class Trainer:
     def _save_or_stop(self, position: int) -> None:
         if position == self.steps:
             return  # the epoch's end saves
-        if self.world.size == 1 or position % STOP_EVERY == 0:
-            if self.world.any(self.interrupt.asked):
-                self._save()
-                self.folder.draw()
-                self.world.barrier()
-                raise Interrupted(
-                    f"stopped after step {self.step} of epoch {self._epoch()}; "
-                    f"`leanconv train --resume {self.folder.path}` continues exactly there"
-                )
+        if (self.world.size == 1 or position % STOP_EVERY == 0) and self.world.any(self.interrupt.asked):
+            self._save()
+            self.folder.draw()
+            self.world.barrier()
+            raise Interrupted(
+                f"stopped after step {self.step} of epoch {self._epoch()}; "
+                f"`leanconv train --resume {self.folder.path}` continues exactly there"
+            )
         if time.monotonic() - self._saved > self.recipe.save_seconds and torch.isfinite(self.losses).all():
             self._save()
 

@@ -71,7 +71,7 @@ def join(device: str | torch.device | None = None) -> Iterator[World]:
 
 
 class Interrupt:
-    """Turns the first Ctrl-C (SIGINT) or SIGTERM into ``.asked`` so that a step can finish; a second one acts at once."""
+    """Turns the first Ctrl-C or SIGTERM into ``.asked``, so that a step can finish; a second one acts at once."""
 
     def __init__(self) -> None:
         self.asked = False
