@@ -40,7 +40,7 @@ class Split:
         if not 0 < count <= len(self):
             raise ValueError(f"cannot take {count} of {len(self)} images")
         chosen = torch.arange(count) * len(self) // count
-        if self.images is None:
+        if self.dataset is not None:
             return Split(dataset=Subset(self.dataset, chosen.tolist()))
         return Split(self.images[chosen], self.labels[chosen])  # type: ignore[index]
 
@@ -221,13 +221,13 @@ def _split(entry: DataSet, images: np.ndarray, labels: np.ndarray) -> Split:
         raise ValueError(
             f"images are {tuple(tensor.shape[-2:])} pixels instead of {entry.image_size}x{entry.image_size}"
         )
-    if len(tensor) != len(targets) or targets.min() < 0 or targets.max() >= entry.num_classes:
+    if len(tensor) != len(targets) or sorted(set(targets.tolist())) != list(range(entry.num_classes or 0)):
         raise ValueError(f"the labels do not fit: {len(targets)} for {len(tensor)} images, {entry.num_classes} classes")
     return Split(tensor, targets)
 
 
 def _photographs(entry: DataSet, place: Path) -> VisionData:
-    train, val = ImageFolder(place / "train"), ImageFolder(place / "val")
+    train, val = (ImageFolder(place / folder, loader=sources.read_photograph) for folder in ("train", "val"))
     if train.classes != val.classes:
         odd = sorted(set(train.classes) ^ set(val.classes))
         raise ValueError(f"train/ and val/ differ in {len(odd)} class folders: {', '.join(odd[:5])}")

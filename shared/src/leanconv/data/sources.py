@@ -16,12 +16,15 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from filelock import FileLock
+from PIL import Image
 from torchvision import datasets
 
 log = logging.getLogger(__name__)
@@ -111,7 +114,7 @@ def read_idx(path: Path) -> np.ndarray:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read()
-    except (EOFError, gzip.BadGzipFile, zipfile.zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a whole gzip file: {error}") from error
     rank = content[3] if content[:3] == b"\x00\x00\x08" and len(content) >= 4 else 0
     if rank == 0 or len(content) < 4 + 4 * rank:
@@ -163,7 +166,7 @@ def _inside_distribution(name: str, file: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _read_table(file, side: int, brightest: int) -> tuple[Arrays, Arrays]:
+def _read_table(file: Path | IO[bytes], side: int, brightest: int) -> tuple[Arrays, Arrays]:
     """Rows of side*side pixels and a label; neither table comes split, so every fifth row is for testing."""
     with gzip.open(file) as rows:
         table = np.loadtxt(rows, delimiter=",", dtype=np.int64)
@@ -219,6 +222,13 @@ def read_svhn(folder: Path) -> tuple[Arrays, Arrays]:
 
 def find_folders(name: str, root: Path) -> Path | None:
     return next((r for r in (root, root / name) if (r / "train").is_dir() and (r / "val").is_dir()), None)
+
+
+def read_photograph(path: str) -> Image.Image:
+    try:
+        return datasets.folder.pil_loader(path)
+    except OSError as error:  # PIL does not say which file
+        raise OSError(f"cannot read the image {path}: {error}") from error
 
 
 # Helpers -------------------------------------------------------------------------------------------------------------

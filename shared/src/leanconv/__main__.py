@@ -1,0 +1,7 @@
+"""``python -m leanconv`` is ``leanconv``."""
+
+import sys
+
+from leanconv.cli import main
+
+sys.exit(main())

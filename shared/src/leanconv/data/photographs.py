@@ -1,0 +1,120 @@
+"""Loaders of photographs: timm's transforms in worker processes."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms.functional import to_pil_image
+
+from leanconv.data.order import Order, Place, Shares, stream
+
+if TYPE_CHECKING:
+    from leanconv.data.loaders import Augment
+    from leanconv.data.sets import Split, VisionData
+
+
+class Transformed(Dataset):
+    """A split seen through a timm transform; the key (epoch, index) alone decides what the transform draws."""
+
+    def __init__(self, split: Split, transform: Any, seed: int) -> None:
+        self.split, self.transform, self.seed = split, transform, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        if self.split.images is None:
+            image, label = self.split.dataset[index]  # type: ignore[index]
+        else:
+            image, label = to_pil_image(self.split.images[index]), int(self.split.labels[index])  # type: ignore[index]
+        with seeded(stream(self.seed, epoch, index)):
+            return self.transform(image), label
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the three global generators timm's transforms draw from, and give them back as they were."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would also queue a CUDA seed in every worker
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+class Steps(Sampler[list[tuple[int, int]]]):
+    """Keys (epoch, index) of this rank, step by step; the keys carry the epoch into workers that live on."""
+
+    def __init__(self, order: Order) -> None:
+        self.order, self.epoch, self.start_step = order, 0, 0
+
+    def __len__(self) -> int:
+        return len(self.order) - self.start_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for _, batch in self.order.steps(self.epoch, self.start_step):
+            yield [(self.epoch, index) for index in batch[self.order.share].tolist()]
+
+
+class WorkerTrain:
+    def __init__(self, data: VisionData, order: Order, augment: Augment, size: int, place: Place, workers: int) -> None:
+        if augment.padding or augment.cutout:
+            raise ValueError("padding and cutout are for images in memory; photographs take scale, ratio and erase")
+        transform = create_transform(
+            (data.in_chans, size, size), is_training=True, mean=data.mean, std=data.std, scale=augment.scale,
+            ratio=augment.ratio, interpolation=augment.interpolation, hflip=augment.hflip,
+            color_jitter=augment.color_jitter, auto_augment=augment.rand_augment or None,
+            re_prob=augment.erase, re_mode=augment.erase_mode,
+        )  # fmt: skip
+        self.place, self.steps = place, Steps(order)
+        self.loader = _worker_loader(Transformed(data.train, transform, order.seed), self.steps, place, workers)
+
+    def __len__(self) -> int:
+        return len(self.steps.order)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        self.steps.epoch, self.steps.start_step = epoch, start_step
+        for images, labels in self.loader:
+            yield self.place.put(images, labels)
+
+
+class WorkerEval:
+    def __init__(
+        self, data: VisionData, shares: Shares, augment: Augment, size: int, place: Place, workers: int
+    ) -> None:
+        transform = create_transform(
+            (data.in_chans, size, size), interpolation=augment.interpolation, crop_pct=augment.eval_crop,
+            mean=data.mean, std=data.std,
+        )  # fmt: skip
+        self.place = place
+        self.loader = _worker_loader(Transformed(data.test, transform, seed=0), shares, place, workers)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self.loader:
+            yield self.place.put(images, labels)
+
+
+def _worker_loader(dataset: Dataset, batches: Sampler, place: Place, workers: int) -> DataLoader:
+    return DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0,
+        pin_memory=place.device.type == "cuda", worker_init_fn=_quiet_worker,
+    )  # fmt: skip
+
+
+def _quiet_worker(_: int) -> None:
+    """Ctrl-C reaches every process of the group; only the main one should answer, and it ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
