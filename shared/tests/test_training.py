@@ -116,7 +116,9 @@ def test_stopped_run_resumes_to_the_same_bits(number, unbroken, tmp_path):
     for kind in ("step", "epoch"):
         for resumed, whole in zip(metrics(run, kind), metrics(unbroken, kind), strict=True):
             clocks = {"seconds", "images_per_second"}
-            assert {k: v for k, v in resumed.items() if k not in clocks} == {k: v for k, v in whole.items() if k not in clocks}
+            assert {k: v for k, v in resumed.items() if k not in clocks} == {
+                k: v for k, v in whole.items() if k not in clocks
+            }
 
 
 def test_a_finished_run_resumes_to_itself(unbroken):
@@ -298,7 +300,8 @@ def test_the_run_folder_is_complete(unbroken):
     summary = json.loads((unbroken / "summary.json").read_text())
     assert (summary["train_images"], summary["test_images"], summary["epochs"]) == (330, 101, 3)
     assert summary["top1"] == metrics(unbroken, "epoch")[-1]["top1"]
-    assert summary["params"] == sum(p.numel() for p in models.build(FULL.model, in_chans=1, num_classes=10, **FULL.model_kwargs).parameters())  # fmt: skip
+    network = models.build(FULL.model, in_chans=1, num_classes=10, **FULL.model_kwargs)
+    assert summary["params"] == sum(p.numel() for p in network.parameters())
     assert summary["macs"] > 0
     assert summary["environment"]["versions"]["torch"] == torch.__version__.split("+")[0]
     assert (unbroken / "curves.png").stat().st_size > 10_000

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leanconv import plots
-from leanconv.training.run_folder import read_metrics
+from leanconv.training.run_folder import INCIDENTAL, read_metrics
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ _COLUMNS = ("network", "data", "epochs", "seeds", "params", "MACs", "top-1", "to
 def gather(folders: Iterable[str | Path]) -> Report:
     """Read every run folder at or below ``folders``.
 
-    Runs of the same network, data set and recipe form one row over their seeds.
+    Runs of the same recipe form one row over their seeds; of runs repeated with one seed the newest counts.
 
     Raises:
         FileNotFoundError: a folder is missing or holds no run.
@@ -105,12 +105,18 @@ def gather(folders: Iterable[str | Path]) -> Report:
                 unfinished.append(f"{run}, {_progress(run)}")
                 continue
             summary = json.loads((run / "summary.json").read_text()) | {"folder": str(run)}
-            recipe = json.loads((run / "recipe.json").read_text()) | {"seed": None}
+            recipe = json.loads((run / "recipe.json").read_text()) | dict.fromkeys(("seed", *INCIDENTAL))
             rows.setdefault(json.dumps(recipe, sort_keys=True), []).append(summary)
-    merged = [Row(runs[0].get("row", runs[0]["model"]), runs) for runs in rows.values()]
+    merged = [Row(runs[0].get("row", runs[0]["model"]), _newest(runs)) for runs in rows.values()]
     table = {label: text for row in merged for label, text in row.runs[0].get("table", {}).items()}
     not_run = [f"{label} ({text})" for label, text in table.items() if label not in {row.label for row in merged}]
     return Report(merged, unfinished, not_run)
+
+
+def _newest(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One run of each seed: of several the last, or repeating a run would pass for a second seed."""
+    by_seed = {run["seed"]: run for run in sorted(runs, key=lambda run: run["environment"]["date"])}
+    return [by_seed[seed] for seed in sorted(by_seed)]
 
 
 def _cells(row: Row) -> list[str]:

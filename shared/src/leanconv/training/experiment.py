@@ -7,6 +7,7 @@ import itertools
 import logging
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     """Add the flags that every experiment takes."""
     parser.add_argument("--smoke", action="store_true", help="a small network on real data, minutes on two cores")
     parser.add_argument("--data", metavar="PATH", help="where the data set lies")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"for run folders and report (default: {out})")
-    parser.add_argument("--resume", action="store_true", help="continue what lies in the folder, skip what is finished")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"for run folders and report (default: {out}-TIME)")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue in --out, by default the newest, what is unfinished"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend", help="change the recipe")
@@ -34,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
 def run(plans: Sequence[Plan], args: argparse.Namespace) -> int:
     """Train every plan for every seed, then print and save the report. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    out = args.out or args.default_out.with_name(f"{args.default_out.name}{'-smoke' if args.smoke else ''}")
     try:
+        out = args.out or _default_folder(args)
         if not (args.smoke or args.data):
             raise ConfigError("give --data PATH for the full experiment, or --smoke for a small one on real data")
         with join(args.device) as world:
@@ -55,3 +58,14 @@ def run(plans: Sequence[Plan], args: argparse.Namespace) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def _default_folder(args: argparse.Namespace) -> Path:
+    """A new folder named after the time, or with --resume the newest there is."""
+    stem = f"{args.default_out.name}{'-smoke' if args.smoke else ''}"
+    if not args.resume:
+        return args.default_out.with_name(f"{stem}-{datetime.now():%Y%m%d-%H%M%S}")
+    found = sorted(args.default_out.parent.glob(f"{stem}-[0-9]*"))
+    if not found:
+        raise ConfigError(f"nothing to resume: there is no {args.default_out.with_name(stem)}-*")
+    return found[-1]

@@ -112,7 +112,7 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train to the end and return the summary."""
         total = self.recipe.epochs * self.steps
-        log.info("%s: %s on %s, %d steps", self.folder.path, self.recipe.model, self.data.source, total)
+        self._say(f"{self.folder.path}: {self.recipe.model} on {self.data.source}, {total} steps")
         self._clock = self._saved = time.monotonic()
         while True:
             if self.step > self.evaluated and self.step % self.steps == 0:
@@ -128,9 +128,9 @@ class Trainer:
         epoch, done = divmod(self.step, self.steps)
         batches = iter(self.train_loader.epoch(epoch, start_step=done * self.recipe.accumulate))
         name = f"epoch {epoch + 1}/{self.recipe.epochs}"
-        quiet = not (self.world.main and sys.stderr.isatty())
+        plain = not (self.world.main and sys.stderr.isatty())  # a log gets lines instead of a bar
         self.network.train()
-        with tqdm(total=self.steps, initial=done, desc=name, unit="step", leave=False, disable=quiet) as bar:
+        with tqdm(total=self.steps, initial=done, desc=name, unit="step", leave=False, disable=plain) as bar:
             since, logged = time.monotonic(), done
             for position in range(done + 1, self.steps + 1):
                 self._train_step(batches)
@@ -140,11 +140,8 @@ class Trainer:
                     speed = (position - logged) * self.recipe.batch_size / (now - since)
                     loss = self._log_step(position, speed)
                     bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-                    log.log(
-                        logging.INFO if quiet else logging.DEBUG,
-                        "%s  step %d/%d  loss %.4f  lr %.2e  %.0f images/s",
-                        name, position, self.steps, loss, self._lr(), speed,
-                    )  # fmt: skip
+                    text = f"step {position}/{self.steps}  loss {loss:.4f}  lr {self._lr():.2e}  {speed:.0f} images/s"
+                    self._say(f"{name}  {text}", level=logging.INFO if plain else logging.DEBUG)
                     since, logged = now, position
                 self._save_or_stop(position)
 
@@ -219,7 +216,7 @@ class Trainer:
         self._save()
         self.folder.draw()
         shown = (f"{key} {record[key]:.4f}" for key in ("train_loss", "val_loss", "top1", "ema_top1") if key in record)
-        log.info("epoch %d/%d  %s  %.0f s", epoch, self.recipe.epochs, "  ".join(shown), self.seconds)
+        self._say(f"epoch {epoch}/{self.recipe.epochs}  {'  '.join(shown)}  {self.seconds:.0f} s")
 
     def _evaluate(self) -> dict[str, float]:
         """Plain weights under bare names, averaged ones under ``ema_``."""
@@ -290,7 +287,11 @@ class Trainer:
         self.losses, self.seconds = state["losses"].to(self.world.device), state["seconds"]
         self.scores, self.card = state["scores"], self.card or state["card"]
         self.folder.rewind(self.step)
-        log.info("resumed after step %d", self.step)
+        self._say(f"resumed after step {self.step}")
+
+    def _say(self, text: str, level: int = logging.INFO) -> None:
+        if self.world.main:
+            log.log(level, text)
 
     def _epoch(self) -> int:
         return (self.step - 1) // self.steps + 1

@@ -1,0 +1,84 @@
+"""The experiment scripts: their recipes are the papers', and their smoke runs train, resume and report."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FEW = ["epochs=1", "train_images=640", "test_images=200", "batch_size=64"]
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / "experiments" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(name: str, *arguments, code: int = 0) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "experiments" / f"{name}.py", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_dwoconv1d_recipes_are_the_papers():
+    classification = script("dwoconv1d/classification")
+    recipe = classification.recipe("base", "1dpp")
+    assert (recipe.model, recipe.drop_path) == ("convnext_base_1dpp", 0.5)
+    assert classification.recipe("tiny", "2d").drop_path == 0.1
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.min_lr, recipe.warmup_epochs) == (
+        300,
+        4096,
+        4e-3,
+        1e-6,
+        20,
+    )
+    assert (recipe.optimizer, recipe.weight_decay, recipe.betas, recipe.eps) == ("adamw", 0.05, (0.9, 0.999), 1e-8)
+    assert (recipe.mixup, recipe.cutmix, recipe.label_smoothing, recipe.ema_decay) == (0.8, 1.0, 0.1, 0.9999)
+    assert (recipe.augment.rand_augment, recipe.augment.erase) == ("rand-m9-mstd0.5-inc1", 0.25)
+    assert (recipe.amp, recipe.clip_grad, recipe.layer_decay, recipe.augment.eval_crop) == ("none", None, None, 0.875)
+
+
+def test_classification_smoke_trains_resumes_and_reports(tmp_path):
+    arguments = ["--smoke", "--variant", "1d", "2d", "--out", tmp_path, "--device", "cpu", "--set", *FEW]
+    done = run("dwoconv1d/classification", *arguments)
+    assert "narrow ConvNeXt 1D" in done.stdout
+    assert "82.2 / 82.2 EMA, ImageNet-1K" in done.stdout
+    assert "Not run here" in done.stdout
+    report = (tmp_path / "report.md").read_text()
+    assert "ConvNeXt-B 2D++ on ImageNet-1K (83.6 / 84.0)" in report
+    assert (tmp_path / "report.png").stat().st_size > 10_000
+    summary = json.loads((tmp_path / "1d-seed0" / "summary.json").read_text())
+    again = run("dwoconv1d/classification", "--resume", *arguments)
+    assert "step" not in again.stderr, "finished runs are not run again"
+    assert json.loads((tmp_path / "1d-seed0" / "summary.json").read_text()) == summary
+
+
+def test_classification_without_data_says_what_to_give(tmp_path):
+    done = run("dwoconv1d/classification", "--out", tmp_path, code=1)
+    assert done.stderr.splitlines()[-1].startswith("give --data PATH")
+
+
+def test_runtime_smoke_stands_beside_the_paper(tmp_path):
+    pytest.importorskip("dwoconv1d")
+    arguments = ["--smoke", "--sides", 14, "--kernel-sizes", 7, "--seconds", 0.01, "--out", tmp_path, "--device", "cpu"]
+    done = run("dwoconv1d/runtime", *arguments)
+    assert done.stdout == (tmp_path / "runtime.md").read_text()
+    assert "radians" in done.stdout
+    stock, ours = (line for line in done.stdout.splitlines() if line.startswith("| 14x14"))
+    assert stock.endswith("| 0.4 (N 64) |")
+    assert ours.endswith("| 0.3 (N 64) |")
+    record = json.loads((tmp_path / "runtime.json").read_text())
+    times = record["cells"][1]["milliseconds"]
+    assert set(times) == {"as published", "forward", "input gradient", "weight gradient"}
+    assert all(len(values) == 3 and min(values) > 0 for values in times.values())
+    assert max(record["directions"]) < 3.15
