@@ -4,13 +4,14 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
 namespace leanconv {
 
 // Shared memory that a block gets without asking.
-constexpr long long kDefaultShared = 48 * 1024;
+constexpr int64_t kDefaultShared = 48 * 1024;
 
 #ifdef __CUDA_ARCH_LIST__
 #define LEANCONV_TEXT_OF(...) #__VA_ARGS__
@@ -48,7 +49,7 @@ inline void check(cudaError_t error, const char* package) {
 }
 
 // The most shared memory a block may ask for on `device`.
-inline long long shared_limit(int device, const char* package) {
+inline int64_t shared_limit(int device, const char* package) {
   int bytes = 0;
   check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), package);
   return bytes;
@@ -56,7 +57,7 @@ inline long long shared_limit(int device, const char* package) {
 
 // Queues kernel(params) on `stream`; grids are one-dimensional, so the 65535 limit of y and z never matters.
 template <typename Params>
-void launch(void (*kernel)(Params), const Params& params, long long blocks, int threads, long long shared_bytes, void* stream,
+void launch(void (*kernel)(Params), const Params& params, int64_t blocks, int threads, int64_t shared_bytes, void* stream,
             const char* package) {
   if (shared_bytes > kDefaultShared) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), package);

@@ -62,6 +62,7 @@ __device__ inline BFloat16 narrow<BFloat16>(float value) {  // by bits: the inst
 __device__ inline int minimum(int a, int b) { return a < b ? a : b; }
 __device__ inline int maximum(int a, int b) { return a > b ? a : b; }
 __device__ inline long long minimum(long long a, long long b) { return a < b ? a : b; }
+__device__ inline long long maximum(long long a, long long b) { return a > b ? a : b; }
 __device__ inline long long ceil_div(long long a, long long b) { return (a + b - 1) / b; }
 
 // Quotients by a divisor known only at run time, for dividends below 2^32 / divisor: a multiplication instead of ~20 instructions.

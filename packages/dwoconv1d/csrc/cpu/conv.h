@@ -6,51 +6,69 @@
 namespace dwoconv1d {
 namespace {
 
-// One register tile, described once so that a function pointer can run any size of it.
+// A strip of register tiles, one below the other, described once so that a function pointer can run any width of it.
 template <class A>
-struct Tile {
-  const A* source;           // of the first accumulator at tap distance zero
+struct Strip {
+  const Geometry* geometry;
+  int64_t height;            // of the source
+  const A* source;           // of the first output at tap distance zero
   int64_t row_step;          // between the source rows of neighbouring output rows
-  const int64_t* distances;  // of the live taps
-  const A* weight;           // of the live taps
-  int64_t taps;
-  const A* bias;
+  const int64_t* distances;
+  const A *weight, *bias;
+  int64_t p0, p1;
   A* out;
   int64_t out_row, out_step;  // between accumulators' outputs
   int64_t lanes, last_lanes;  // live lanes of all but the last, and of the last accumulator in a row
+  Prefetcher<false>* reads;
+  Prefetcher<true>* writes;
 };
 
 template <int R, int V, Lanes L, class A>
-void run_tile(const Tile<A>& t) {
+inline __attribute__((always_inline)) void run_tile(const Strip<A>& t, const A* source, const Live& live, A* out) {
   constexpr bool kSplat = L == Lanes::pixels;
   Vector<A> sums[R][V];
   const Vector<A> bias = kSplat ? splat(*t.bias) : load(t.bias);
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) sums[r][v] = bias;
-  for (int64_t s = 0; s < t.taps; ++s) {
+  for (int64_t s = live.begin; s < live.end; ++s) {
     const Vector<A> weight = kSplat ? splat(t.weight[s]) : load(t.weight + s * kLanes<A>);
-    const A* in = t.source + t.distances[s];
+    const A* in = source + t.distances[s];
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) sums[r][v] += weight * load(in + r * t.row_step + v * kLanes<A>);
   }
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v)
-      store_up_to(t.out + r * t.out_row + v * t.out_step, sums[r][v], v + 1 < V ? t.lanes : t.last_lanes);
+  for (int r = 0; r < R; ++r) {
+    A* row = out + r * t.out_row;
+    if (t.lanes >= kLanes<A>) {
+      for (int v = 0; v + 1 < V; ++v) store(row + v * t.out_step, sums[r][v]);
+    } else {
+      for (int v = 0; v + 1 < V; ++v) store_part(row + v * t.out_step, sums[r][v], t.lanes);
+    }
+    store_up_to(row + (V - 1) * t.out_step, sums[r][V - 1], t.last_lanes);
+  }
 }
 
-template <class A>
-using TileFunction = void (*)(const Tile<A>&);
-
 template <int V, Lanes L, class A>
-constexpr TileFunction<A> kOneRow = run_tile<1, V, L, A>;
-template <int V, Lanes L, class A>
-constexpr TileFunction<A> kManyRows = run_tile<rows_at_once(V), V, L, A>;
-
-template <Lanes L, class A>
-TileFunction<A> tile_function(bool many_rows, int64_t vectors) {
-  static constexpr TileFunction<A> kOne[] = {DWOCONV1D_TILES(kOneRow, L, A)}, kMany[] = {DWOCONV1D_TILES(kManyRows, L, A)};
-  return (many_rows ? kMany : kOne)[vectors - 1];
+void run_strip(const Strip<A>& t) {
+  constexpr int kRows = rows_at_once(V);
+  Live live(*t.geometry);
+  const A* source = t.source;
+  A* out = t.out;
+  int64_t p = t.p0;
+  for (; p + kRows <= t.p1; p += kRows, source += kRows * t.row_step, out += kRows * t.out_row) {
+    live.move(*t.geometry, t.height, p, kRows);
+    t.reads->turn();
+    t.writes->turn();
+    run_tile<kRows, V, L>(t, source, live, out);
+  }
+  if (kRows == 1) return;
+  for (; p < t.p1; ++p, source += t.row_step, out += t.out_row) {
+    live.move(*t.geometry, t.height, p, 1);
+    run_tile<1, V, L>(t, source, live, out);
+  }
 }
+
+template <int V, Lanes L, class A>
+constexpr void (*kRunStrip)(const Strip<A>&) = run_strip<V, L, A>;
 
 // Writes a buffered register tile to an output of any dtype and strides.
 template <class T, class A>
@@ -58,6 +76,15 @@ void write_out(const Geometry& g, const ConvTask& task, const A* in, int64_t row
   T* out = static_cast<T*>(task.out) + row * task.out_h + column * task.out_w;
   if (g.lanes == Lanes::channels && task.out_c == 1) {
     for (int64_t i = 0; i < pixels; ++i) store_up_to(out + i * task.out_w, load(in + i * kLanes<A>), task.channels);
+  } else if (g.lanes == Lanes::channels && task.out_w == 1) {
+    for (int64_t i = 0; i < pixels; i += kLanes<A>) {
+      const int64_t n = min(kLanes<A>, pixels - i);
+      Vector<A> block[kLanes<A>];
+      for (int64_t j = 0; j < kLanes<A>; ++j) block[j] = j < n ? load(in + (i + j) * kLanes<A>) : Vector<A>{};
+      transpose(block);
+      for (int64_t c = 0; c < kLanes<A>; ++c)
+        if (c < task.channels) store_up_to(out + i + c * task.out_c, block[c], n);
+    }
   } else if (g.lanes == Lanes::channels) {
     for (int64_t i = 0; i < pixels; ++i)
       for (int64_t c = 0; c < task.channels; ++c) narrow(in[i * kLanes<A> + c], out + i * task.out_w + c * task.out_c);
@@ -70,43 +97,54 @@ void write_out(const Geometry& g, const ConvTask& task, const A* in, int64_t row
 
 template <class T, class A, Lanes L>
 void conv_lanes(const Geometry& g, const ConvTask& task) {
+  static constexpr void (*kWidths[])(const Strip<A>&) = {DWOCONV1D_TILES(kRunStrip, L, A)};
   const bool pixels = L == Lanes::pixels;
-  const Window window = window_of(g, kLanes<A>);
   int64_t* distances = static_cast<int64_t*>(task.scratch);
   A* scratch = reinterpret_cast<A*>(distances + (g.taps.count + 7) / 8 * 8);
   A buffer[kMaxAccumulators * kLanes<A>] __attribute__((aligned(64)));
   const bool direct = __is_same(T, A) && (pixels ? task.out_w == 1 : task.out_c == 1);
-  const A* weight = static_cast<const A*>(task.weight);
+  const Area& area = task.area;
+  const Packed<A> packed = pack_area<T>(g, task.source, task.channels, area, scratch, distances);
 
-
-  for (int64_t q0 = 0; q0 < g.out_width; q0 += g.tile_cols) {
-    const int64_t q1 = min(q0 + g.tile_cols, g.out_width);
-    for (int64_t p0 = 0; p0 < g.out_height; p0 += g.tile_rows) {
-      const int64_t p1 = min(p0 + g.tile_rows, g.out_height);
-      const Packed<A> packed = pack_tile<T>(g, task.source, task.channels, window, p0, p1, q0, scratch, distances);
-      for (Strips strip(q0, q1, pixels ? kLanes<A> : 1); strip.more(); strip.next()) {
-        for (int64_t p = p0; p < p1;) {
-          const int64_t many = rows_at_once(strip.vectors), rows = p + many <= p1 ? many : 1;
-          const Range live = live_taps(g, task.source.height, p, rows);
-          Tile<A> tile;
-          tile.source = packed.at(p * g.stride_h, strip.q - q0 - window.first_dx);
-          tile.row_step = g.stride_h * packed.row_size;
-          tile.distances = distances + live.begin;
-          tile.weight = weight + live.begin * (pixels ? 1 : kLanes<A>);
-          tile.taps = live.end - live.begin;
-          tile.bias = static_cast<const A*>(task.bias);
-          tile.out = direct ? static_cast<A*>(task.out) + p * task.out_h + strip.q * task.out_w : buffer;
-          tile.out_row = direct ? task.out_h : strip.vectors * kLanes<A>;
-          tile.out_step = direct && !pixels ? task.out_w : kLanes<A>;
-          tile.lanes = direct && !pixels ? task.channels : kLanes<A>;
-          tile.last_lanes = direct && pixels ? strip.pixels - (strip.vectors - 1) * kLanes<A> : tile.lanes;
-          tile_function<L, A>(rows > 1, strip.vectors)(tile);
-          if (!direct)
-            for (int64_t r = 0; r < rows; ++r)
-              write_out<T>(g, task, buffer + r * tile.out_row, p + r, strip.q, strip.pixels);
-          p += rows;
-        }
-      }
+  Strips strips(area.q0, area.q1, pixels ? kLanes<A> : 1);
+  const int64_t turns = strips.count * ((area.p1 - area.p0) / rows_at_once(strips.vectors) + 1);
+  Prefetcher<false> reads(task.reads, turns);
+  Prefetcher<true> writes(task.writes, turns);
+  Strip<A> strip;
+  strip.geometry = &g;
+  strip.height = task.source.height;
+  strip.row_step = g.stride_h * packed.row_size;
+  strip.distances = distances;
+  strip.weight = static_cast<const A*>(task.weight);
+  strip.bias = static_cast<const A*>(task.bias);
+  strip.reads = &reads;
+  strip.writes = &writes;
+  for (; strips.more(); strips.next()) {
+    const auto run = kWidths[strips.vectors - 1];
+    const int64_t last = strips.pixels - (strips.vectors - 1) * kLanes<A>;
+    if (direct) {
+      strip.out_row = task.out_h;
+      strip.out_step = pixels ? kLanes<A> : task.out_w;
+      strip.lanes = pixels ? kLanes<A> : task.channels;
+      strip.last_lanes = pixels ? last : task.channels;
+      strip.source = packed.at(area.p0 * g.stride_h, strips.q - area.q0 - g.window.first_dx);
+      strip.out = static_cast<A*>(task.out) + area.p0 * task.out_h + strips.q * task.out_w;
+      strip.p0 = area.p0;
+      strip.p1 = area.p1;
+      run(strip);
+      continue;
+    }
+    strip.out_row = strips.vectors * kLanes<A>;
+    strip.out_step = strip.lanes = strip.last_lanes = kLanes<A>;
+    strip.out = buffer;
+    const int64_t rows = rows_at_once(strips.vectors);
+    for (int64_t p = area.p0; p < area.p1; p += rows) {
+      strip.source = packed.at(p * g.stride_h, strips.q - area.q0 - g.window.first_dx);
+      strip.p0 = p;
+      strip.p1 = min(p + rows, area.p1);
+      run(strip);
+      for (int64_t r = p; r < strip.p1; ++r)
+        write_out<T>(g, task, buffer + (r - p) * strip.out_row, r, strips.q, strips.pixels);
     }
   }
 }

@@ -21,7 +21,7 @@ const Level& level_for(leanconv::Isa isa) {
 template <class F>
 void run(ParallelFor parallel, int64_t count, int64_t grain, const F& task) {
   const auto body = [](const void* f, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) (*static_cast<const F*>(f))(i);
+    for (int64_t i = begin; i < end; ++i) (*static_cast<const F*>(f))(i, end);
   };
   parallel(count, grain, body, &task);
 }
@@ -37,24 +37,27 @@ void* at(void* data, int64_t element, DType dtype) { return static_cast<char*>(d
 void convolve(const Reads& reads, int64_t batch, DType dtype, const void* x, Strides xs, const void* weight, bool residual,
               const void* bias, void* y, Strides ys, const Level& level, ParallelFor parallel) {
   if (batch == 0 || reads.channels == 0 || reads.out_height == 0 || reads.out_width == 0) return;
-  const Plan plan(reads, xs.c == 1 && ys.c == 1, level.bytes, dtype);
+  const Plan plan(reads, batch, xs, ys, level.bytes, dtype);
   const std::vector<unsigned char> weights = plan.weights(weight, residual), biases = plan.biases(bias);
-  const int64_t blocks = static_cast<int64_t>(plan.blocks().size());
-  const size_t number = dtype == DType::float64 ? sizeof(double) : sizeof(float);
-  run(parallel, batch * blocks, plan.grain(), [&](int64_t i) {
-    const Block& block = plan.blocks()[i % blocks];
-    const int64_t n = i / blocks;
-    ConvTask task;
-    task.source = {at(x, n * xs.n + block.first * xs.c, dtype), xs.h, xs.w, xs.c, reads.height, reads.width};
-    task.out = at(y, n * ys.n + block.first * ys.c, dtype);
-    task.out_h = ys.h;
-    task.out_w = ys.w;
-    task.out_c = ys.c;
-    task.channels = block.channels;
-    task.weight = weights.data() + block.weights * number;
-    task.bias = biases.data() + block.first * number;
-    task.scratch = thread_scratch(plan.scratch_bytes());
-    level.conv(dtype, plan.geometry(block), task);
+  run(parallel, plan.units(), plan.grain(), [&](int64_t i, int64_t end) {
+    const Unit unit = plan.unit(i), next = plan.unit(std::min(i + 1, end - 1));
+    for (int64_t b = unit.first_block; b < unit.last_block; ++b) {
+      const Block& block = plan.blocks()[b];
+      ConvTask task;
+      task.source = {at(x, unit.image * xs.n + block.first * xs.c, dtype), xs.h, xs.w, xs.c, reads.height, reads.width};
+      task.area = unit.area;
+      task.out = at(y, unit.image * ys.n + block.first * ys.c, dtype);
+      task.out_h = ys.h;
+      task.out_w = ys.w;
+      task.out_c = ys.c;
+      task.channels = block.channels;
+      task.weight = weights.data() + block.weights * plan.number();
+      task.bias = biases.data() + block.first * plan.number();
+      task.reads = plan.reads_of(next, x, xs, b - unit.first_block);
+      task.writes = plan.writes_of(next, y, ys, b - unit.first_block);
+      task.scratch = thread_scratch(plan.scratch_bytes());
+      level.conv(dtype, plan.geometry(block), task);
+    }
   });
 }
 
@@ -99,8 +102,6 @@ void grad_input(const Params& a, const void* grad, Strides gs, const void* weigh
 
 namespace {
 
-// Images are summed in a fixed number of chunks, whatever the number of threads: enough for many of them to share the work.
-constexpr int64_t kTasks = 64;
 
 template <class T>
 void reduce(const Params& a, const Plan& plan, const std::vector<size_t>& starts, const unsigned char* partial, int64_t chunks,
@@ -135,28 +136,33 @@ void grad_weight(const Params& a, const void* grad, Strides gs, const void* x, S
     return;
   }
   const Level& level = level_for(isa);
-  const Plan plan(forward_reads(a), xs.c == 1 && gs.c == 1, level.bytes, a.dtype);
-  const int64_t blocks = static_cast<int64_t>(plan.blocks().size());
+  const Plan plan(forward_reads(a), a.batch, xs, gs, level.bytes, a.dtype);
   std::vector<size_t> starts;
   size_t numbers = 0;
   for (const Block& block : plan.blocks()) {
     starts.push_back(numbers);
     numbers += (plan.group(block).taps().count + 1) * plan.vector();
   }
-  const int64_t chunks = std::min(a.batch, std::max<int64_t>(1, kTasks / blocks));
-  const size_t number = level.bytes / plan.vector();
-  std::vector<unsigned char> partial(chunks * numbers * number);
-  run(parallel, chunks * blocks, plan.grain(), [&](int64_t i) {
-    const int64_t b = i % blocks, chunk = i / blocks;
-    const Block& block = plan.blocks()[b];
-    for (int64_t n = a.batch * chunk / chunks; n < a.batch * (chunk + 1) / chunks; ++n) {
-      GradTask task;
-      task.source = {at(x, n * xs.n + block.first * xs.c, a.dtype), xs.h, xs.w, xs.c, a.height, a.width};
-      task.grad = {at(grad, n * gs.n + block.first * gs.c, a.dtype), gs.h, gs.w, gs.c, a.out_height, a.out_width};
-      task.channels = block.channels;
-      task.sums = partial.data() + (chunk * numbers + starts[b]) * number;
-      task.scratch = thread_scratch(plan.scratch_bytes());
-      level.grad(a.dtype, plan.geometry(block), task);
+  const int64_t chunks = plan.chunks();
+  std::vector<unsigned char> partial(chunks * numbers * plan.number());
+  run(parallel, chunks * plan.ranges(), 1, [&](int64_t i, int64_t) {
+    const int64_t range = i % plan.ranges(), chunk = i / plan.ranges(), tiles = plan.units() / plan.ranges();
+    const int64_t end = tiles * (chunk + 1) / chunks;
+    for (int64_t t = tiles * chunk / chunks; t < end; ++t) {
+      const Unit unit = plan.unit(t * plan.ranges() + range), next = plan.unit(std::min(t + 1, end - 1) * plan.ranges() + range);
+      for (int64_t b = unit.first_block; b < unit.last_block; ++b) {
+        const Block& block = plan.blocks()[b];
+        GradTask task;
+        task.source = {at(x, unit.image * xs.n + block.first * xs.c, a.dtype), xs.h, xs.w, xs.c, a.height, a.width};
+        task.grad = {at(grad, unit.image * gs.n + block.first * gs.c, a.dtype), gs.h, gs.w, gs.c, a.out_height, a.out_width};
+        task.area = unit.area;
+        task.channels = block.channels;
+        task.sums = partial.data() + (chunk * numbers + starts[b]) * plan.number();
+        task.reads = plan.reads_of(next, x, xs, b - unit.first_block);
+        task.grad_reads = plan.writes_of(next, grad, gs, b - unit.first_block);
+        task.scratch = thread_scratch(plan.scratch_bytes());
+        level.grad(a.dtype, plan.geometry(block), task);
+      }
     }
   });
   switch (a.dtype) {

@@ -12,12 +12,14 @@
 namespace dwoconv1d {
 namespace {
 
-// Scratch that one tile may fill: a good part of a second-level cache, so that strips of it find their rows there.
-constexpr int64_t kTileBytes = 768 << 10;
+// Scratch that one block may fill, and memory that one unit may read: good parts of a second-level cache.
+constexpr int64_t kScratchBytes = 768 << 10, kUnitBytes = 768 << 10;
+// Blocks of a unit: neighbours that share cache lines of channels_last pixels.
+constexpr int64_t kRange = 8;
+// Pieces that sums over all images are made of: enough for many threads.
+constexpr int64_t kSumTasks = 32;
 // Multiply-adds that are worth handing to another thread: a few microseconds.
 constexpr int64_t kGrainWork = 1 << 18;
-// Vectors of channels pay while at least a quarter of their lanes is live.
-constexpr int64_t kLeastLive = 4;
 
 struct Tap {
   int64_t dy, dx;
@@ -52,12 +54,13 @@ auto with_type(DType dtype, const F& f) {
 
 }  // namespace
 
-Plan::Plan(const Reads& reads, bool channels_last, int64_t vector_bytes, DType dtype) : reads_(reads), dtype_(dtype) {
+Plan::Plan(const Reads& reads, int64_t batch, Strides source, Strides target, int64_t vector_bytes, DType dtype)
+    : reads_(reads), batch_(batch), dtype_(dtype) {
   number_ = dtype == DType::float64 ? sizeof(double) : sizeof(float);
   vector_ = vector_bytes / static_cast<int64_t>(number_);
   find_groups();
-  find_blocks(channels_last);
-  find_tiles();
+  find_blocks(source, target);
+  find_tiles(source.c == 1);
 }
 
 void Plan::find_groups() {
@@ -90,10 +93,20 @@ void Plan::find_groups() {
   }
 }
 
-void Plan::find_blocks(bool channels_last) {
-  int64_t vectors = 0;
-  for (const Group& group : groups_) vectors += (group.channels + vector_ - 1) / vector_;
-  lanes_ = channels_last && vectors * vector_ <= kLeastLive * reads_.channels ? Lanes::channels : Lanes::pixels;
+void Plan::find_blocks(Strides source, Strides target) {
+  int64_t lanes = 0;
+  size_t taps = 0;
+  for (const Group& group : groups_) {
+    lanes += (group.channels + vector_ - 1) / vector_ * vector_;
+    taps = std::max(taps, group.dy.size());
+  }
+  if (source.c == 1 && target.c == 1) {
+    lanes_ = lanes <= 4 * reads_.channels ? Lanes::channels : Lanes::pixels;
+  } else {
+    // Turning 16 x 16 numbers costs about as much as ten taps gain from aligned vectors; it pays for small planes, too.
+    const bool turns = vector_ == 16 && reads_.stride_w == 1 && source.w == 1 && target.w == 1 && 2 * lanes <= 3 * reads_.channels;
+    lanes_ = turns && (reads_.out_width <= 28 || taps >= 20) ? Lanes::channels : Lanes::pixels;
+  }
   const int64_t step = lanes_ == Lanes::channels ? vector_ : 1;
   for (size_t g = 0; g < groups_.size(); ++g) {
     for (int64_t c = 0; c < groups_[g].channels; c += step) {
@@ -103,35 +116,98 @@ void Plan::find_blocks(bool channels_last) {
   }
 }
 
-void Plan::find_tiles() {
-  for (const Group& group : groups_) {
-    Geometry g = {lanes_, group.taps(), reads_.out_height, reads_.out_width, reads_.stride_h, reads_.stride_w, 0, 0};
-    const int64_t unit = (lanes_ == Lanes::channels ? vector_ : 1) * static_cast<int64_t>(number_);
-    const int64_t strip = 14 * (lanes_ == Lanes::channels ? 1 : vector_);
-    // Whole rows where enough of them fit, else narrower tiles; a tile should not be smaller than the rows it overlaps.
-    g.tile_cols = reads_.out_width;
-    for (;;) {
-      g.tile_rows = 1;
-      const Window window = window_of(g, vector_);
-      const int64_t fitting = kTileBytes / std::max<int64_t>(1, window.cols * reads_.stride_w * unit) - window.rows;
-      g.tile_rows = std::min(reads_.out_height, std::max<int64_t>(8, fitting / reads_.stride_h));
-      if (g.tile_rows == reads_.out_height || g.tile_rows >= window.rows || g.tile_cols <= strip) break;
-      g.tile_cols = (g.tile_cols / 2 + strip - 1) / strip * strip;
+Window Plan::window(const Group& group) const {
+  int64_t first = 0, last = 0;
+  for (int64_t dx : group.dx) {
+    first = std::min(first, floor_div(dx, reads_.stride_w));
+    last = std::max(last, floor_div(dx, reads_.stride_w));
+  }
+  const int64_t top = group.dy.empty() ? 0 : std::min<int64_t>(0, group.dy.front());
+  const int64_t bottom = group.dy.empty() ? 0 : std::max<int64_t>(0, group.dy.back());
+  const int64_t round = lanes_ == Lanes::pixels ? vector_ : 1;
+  return {(tile_rows_ - 1) * reads_.stride_h + 1 + bottom - top, (tile_cols_ + round - 1) / round * round + last - first, first};
+}
+
+void Plan::find_tiles(bool channels_last) {
+  const int64_t blocks = static_cast<int64_t>(blocks_.size());
+  range_ = lanes_ == Lanes::channels && channels_last ? kRange : 1;
+  ranges_ = (blocks + range_ - 1) / range_;
+  range_ = (blocks + ranges_ - 1) / ranges_;
+  const int64_t lanes = lanes_ == Lanes::channels ? vector_ : 1, unit = lanes * static_cast<int64_t>(number_);
+  const int64_t strip = 14 * (lanes_ == Lanes::channels ? 1 : vector_);
+  // Whole rows where enough of them fit, else narrower tiles: neither should be much smaller than what it overlaps.
+  tile_cols_ = reads_.out_width;
+  for (;;) {
+    tile_rows_ = 1;
+    int64_t fitting = kUnitBytes / (tile_cols_ * reads_.stride_w * reads_.stride_h * unit * range_), overlap = 0;
+    for (const Group& group : groups_) {
+      const Window w = window(group);
+      const int64_t rows = kScratchBytes / (w.cols * reads_.stride_w * unit) - w.rows;
+      fitting = std::min(fitting, rows / reads_.stride_h);
+      overlap = std::max(overlap, w.rows - 1);
     }
-    const Window window = window_of(g, vector_);
-    const size_t numbers = window.rows * window.cols * reads_.stride_w * unit;
-    scratch_bytes_ = std::max(scratch_bytes_, numbers + (group.dy.size() + 8) * sizeof(int64_t) + 256);
-    geometries_.push_back(g);
+    tile_rows_ = std::min(reads_.out_height, std::max<int64_t>(8, fitting));
+    if (tile_rows_ == reads_.out_height || fitting >= std::max<int64_t>(8, overlap / 2) || tile_cols_ <= strip) break;
+    tile_cols_ = (tile_cols_ / 2 + strip - 1) / strip * strip;
+  }
+  tiles_down_ = (reads_.out_height + tile_rows_ - 1) / tile_rows_;
+  tiles_across_ = (reads_.out_width + tile_cols_ - 1) / tile_cols_;
+  tile_rows_ = (reads_.out_height + tiles_down_ - 1) / tiles_down_;
+  for (const Group& group : groups_) {
+    const Window w = window(group);
+    const size_t numbers = (w.rows * w.cols * reads_.stride_w * lanes + vector_) * number_;
+    scratch_bytes_ = std::max(scratch_bytes_, numbers + (group.dy.size() + 8) * sizeof(int64_t));
+    if (!group.dy.empty()) bottom_ = std::max(bottom_, group.dy.back());
+    geometries_.push_back({lanes_, group.taps(), w, reads_.out_height, reads_.out_width, reads_.stride_h, reads_.stride_w});
   }
 }
 
-Geometry Plan::geometry(const Block& block) const { return geometries_[block.group]; }
+Unit Plan::unit(int64_t index) const {
+  const int64_t range = index % ranges_, across = index / ranges_ % tiles_across_;
+  const int64_t down = index / ranges_ / tiles_across_ % tiles_down_;
+  const Area area = {down * tile_rows_, std::min(reads_.out_height, (down + 1) * tile_rows_), across * tile_cols_,
+                     std::min(reads_.out_width, (across + 1) * tile_cols_)};
+  const int64_t blocks = static_cast<int64_t>(blocks_.size());
+  return {index / ranges_ / tiles_across_ / tiles_down_, area, range * range_, std::min(blocks, (range + 1) * range_)};
+}
+
+int64_t Plan::chunks() const {
+  return std::min(units() / ranges_, std::max<int64_t>(1, (kSumTasks + ranges_ - 1) / ranges_));
+}
+
+Prefetch Plan::rows(const Unit& unit, const void* data, Strides s, int64_t begin, int64_t end, int64_t width,
+                    int64_t part) const {
+  const int64_t bytes = dtype_ == DType::float64 ? 8 : dtype_ == DType::float32 ? 4 : 2;
+  const Block &first = blocks_[unit.first_block], &last = blocks_[unit.last_block - 1];
+  const int64_t channels = last.first + last.channels - first.first, pixels = (end - begin) * width;
+  const int64_t parts = unit.last_block - unit.first_block;
+  const char* base = static_cast<const char*>(data) + (unit.image * s.n + first.first * s.c + begin * s.h) * bytes;
+  if (tiles_across_ > 1 || s.h != width * s.w || end <= begin || part >= parts) return {base, 0, 0, 0};  // only whole, dense rows
+  Prefetch all = {base, s.c * bytes, channels, pixels * bytes};
+  if (s.c == 1) all = s.w == channels ? Prefetch{base, 0, 1, pixels * s.w * bytes} : Prefetch{base, s.w * bytes, pixels, channels * bytes};
+  if (all.count == 1) {
+    const int64_t share = (all.bytes / parts + 63) / 64 * 64;
+    return {base + part * share, 0, 1, std::max<int64_t>(0, std::min(share, all.bytes - part * share))};
+  }
+  const int64_t from = all.count * part / parts, to = all.count * (part + 1) / parts;
+  return {base + from * all.stride, all.stride, to - from, all.bytes};
+}
+
+Prefetch Plan::reads_of(const Unit& unit, const void* source, Strides strides, int64_t part) const {
+  // The rows above were read by the tile above.
+  const int64_t begin = unit.area.p0 * reads_.stride_h + (unit.area.p0 > 0 ? bottom_ : 0);
+  const int64_t end = std::min(reads_.height, unit.area.p1 * reads_.stride_h + bottom_);
+  return rows(unit, source, strides, begin, end, reads_.width, part);
+}
+
+Prefetch Plan::writes_of(const Unit& unit, const void* target, Strides strides, int64_t part) const {
+  return rows(unit, target, strides, unit.area.p0, unit.area.p1, reads_.out_width, part);
+}
 
 int64_t Plan::grain() const {
   size_t taps = 1;
   for (const Group& group : groups_) taps = std::max(taps, group.dy.size());
-  const int64_t work = reads_.out_height * reads_.out_width * static_cast<int64_t>(taps) *
-                       (lanes_ == Lanes::channels ? vector_ : 1);
+  const int64_t work = tile_rows_ * tile_cols_ * range_ * static_cast<int64_t>(taps) * (lanes_ == Lanes::channels ? vector_ : 1);
   return std::max<int64_t>(1, kGrainWork / std::max<int64_t>(1, work));
 }
 

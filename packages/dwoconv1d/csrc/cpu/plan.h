@@ -35,18 +35,31 @@ struct Reads {
   int64_t row_class, column_class, op_stride_h, op_stride_w;
 };
 
+// What one task works on: a tile of outputs of one image, for neighbouring blocks. Blocks are innermost, so that pixels with
+// all their channels side by side come from memory once.
+struct Unit {
+  int64_t image;
+  Area area;
+  int64_t first_block, last_block;
+};
+
 class Plan {
  public:
-  // `channels_last`: whether vectors of neighbouring channels can be read and written.
-  Plan(const Reads& reads, bool channels_last, int64_t vector_bytes, DType dtype);
+  Plan(const Reads& reads, int64_t batch, Strides source, Strides target, int64_t vector_bytes, DType dtype);
 
+  int64_t units() const { return batch_ * tiles_down_ * tiles_across_ * ranges_; }
+  Unit unit(int64_t index) const;
+  // For sums over units: tiles are summed in this many chunks, whatever the number of threads, each range apart.
+  int64_t chunks() const;
+  int64_t ranges() const { return ranges_; }
   const std::vector<Block>& blocks() const { return blocks_; }
   const Group& group(const Block& block) const { return groups_[block.group]; }
-  Geometry geometry(const Block& block) const;
+  const Geometry& geometry(const Block& block) const { return geometries_[block.group]; }
   Lanes lanes() const { return lanes_; }
   int64_t vector() const { return vector_; }
+  size_t number() const { return number_; }
   size_t scratch_bytes() const { return scratch_bytes_; }
-  int64_t grain() const;  // tasks that are worth a thread
+  int64_t grain() const;  // units that are worth a thread
 
   // The distinct taps' weights of every block: coincident ones added, the residual one included, converted.
   // weight (C, K) in the plan's dtype; the result holds (taps, vector) or (taps,) numbers from Block::weights on.
@@ -54,12 +67,20 @@ class Plan {
   // (C,) numbers per channel, zeros for null, with room for a whole vector behind the last channel.
   std::vector<unsigned char> biases(const void* bias) const;
 
+  // The part of a unit's source rows, or of its outputs, to ask for while the part-th block of the unit before is computed.
+  Prefetch reads_of(const Unit& unit, const void* source, Strides strides, int64_t part) const;
+  Prefetch writes_of(const Unit& unit, const void* target, Strides strides, int64_t part) const;
+
  private:
   void find_groups();
-  void find_blocks(bool channels_last);
-  void find_tiles();
+  void find_blocks(Strides source, Strides target);
+  void find_tiles(bool channels_last);
+  Window window(const Group& group) const;
+  Prefetch rows(const Unit& unit, const void* data, Strides strides, int64_t begin, int64_t end, int64_t width,
+                int64_t part) const;
 
   Reads reads_;
+  int64_t batch_;
   DType dtype_;
   Lanes lanes_;
   int64_t vector_;  // accumulators per vector
@@ -67,6 +88,8 @@ class Plan {
   std::vector<Group> groups_;
   std::vector<Block> blocks_;
   std::vector<Geometry> geometries_;  // per group
+  int64_t tile_rows_, tile_cols_, tiles_down_, tiles_across_, range_, ranges_;
+  int64_t bottom_ = 0;  // largest dy
   size_t weights_ = 0, scratch_bytes_ = 0;
 };
 

@@ -117,5 +117,43 @@ inline void store_up_to(T* p, V v, int64_t n) {
   }
 }
 
+// Turns a square of numbers, one row per vector, about its diagonal.
+#if LEVEL_BYTES == 64
+inline void transpose(FloatVector* rows) {
+  __m512 a[16], b[16];
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_ps((__m512)rows[i], (__m512)rows[i + 1]);
+    a[i + 1] = _mm512_unpackhi_ps((__m512)rows[i], (__m512)rows[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    for (int j = 0; j < 2; ++j) {
+      b[i + 2 * j] = (__m512)_mm512_unpacklo_pd((__m512d)a[i + j], (__m512d)a[i + j + 2]);
+      b[i + 2 * j + 1] = (__m512)_mm512_unpackhi_pd((__m512d)a[i + j], (__m512d)a[i + j + 2]);
+    }
+  }
+  for (int j = 0; j < 4; ++j) {
+    const __m512 even = _mm512_shuffle_f32x4(b[j], b[j + 4], 0x88), odd = _mm512_shuffle_f32x4(b[j], b[j + 4], 0xdd);
+    const __m512 even2 = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0x88);
+    const __m512 odd2 = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0xdd);
+    rows[j] = (FloatVector)_mm512_shuffle_f32x4(even, even2, 0x88);
+    rows[j + 4] = (FloatVector)_mm512_shuffle_f32x4(odd, odd2, 0x88);
+    rows[j + 8] = (FloatVector)_mm512_shuffle_f32x4(even, even2, 0xdd);
+    rows[j + 12] = (FloatVector)_mm512_shuffle_f32x4(odd, odd2, 0xdd);
+  }
+}
+#endif
+
+template <class V>
+inline void transpose(V* rows) {
+  constexpr int n = sizeof(V) / sizeof((*rows)[0]);
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const auto kept = rows[i][j];
+      rows[i][j] = rows[j][i];
+      rows[j][i] = kept;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace dwoconv1d

@@ -10,112 +10,104 @@ namespace dwoconv1d {
 namespace {
 
 constexpr const char* kPackage = "dwoconv1d";
-constexpr long long kMaxShared = 96 * 1024;  // two blocks per multiprocessor on every GPU since sm_80, but sm_86 and sm_89
-constexpr long long kBlocksWanted = 2048;    // of the weight gradient; a constant, so that sums do not depend on the GPU
-constexpr long long kMaxGrid = 0x7fffffff;
-constexpr long long kMaxSide = 1 << 30;
+constexpr int64_t kMaxShared = 96 * 1024;  // two blocks per multiprocessor of an H100 or H200
+constexpr int64_t kBlocksWanted = 2048;    // of the weight gradient; a constant, so that sums do not depend on the GPU
+constexpr int64_t kMaxListed = 128;        // taps
+constexpr int64_t kMaxSide = 1 << 29;      // keeps coordinates and offsets far from the ends of int
 
-// channels_last wherever pixels of one image row are not neighbours, but channels are.
+int64_t ceil_ratio(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// channels_last wherever channels are neighbours in memory and the pixels of a row are not.
 bool reads_channels(const Params& p) { return p.source_stride.w != 1 && p.source_stride.c == 1 && p.channels > 1; }
 
-int taps_at_once(long long taps) { return taps <= 8 ? 8 : taps <= 16 ? 16 : 32; }
+int64_t channels_per_block(const Params& p, int64_t bytes) { return reads_channels(p) ? 32 / bytes : 1; }
 
-long long groups(const Params& p, int bytes) {
-  const long long channels = reads_channels(p) ? 32 / bytes : 1;
-  return (p.channels + channels - 1) / channels;
+int64_t units_of(const Params& p) {
+  return ceil_ratio(p.cells_h, p.tile_h) * ceil_ratio(p.cells_w, p.tile_w) * ceil_ratio(p.batch, p.tile_n);
 }
 
-// The length of equal tiles that cover `cells`, none longer than `limit`.
-long long even_tile(long long cells, long long limit) {
-  const long long tiles = std::max((cells + limit - 1) / limit, 1LL);
-  return std::max((cells + tiles - 1) / tiles, 1LL);
+int taps_at_once(int taps) { return taps <= 8 ? 8 : 32; }
+
+// The side of equal tiles that cover `cells`, none larger than `limit`.
+int64_t even_tile(int64_t cells, int64_t limit) {
+  return std::max<int64_t>(ceil_ratio(cells, std::max<int64_t>(ceil_ratio(cells, limit), 1)), 1);
 }
 
-// Source pixels under a tile if the taps lie on a line of neighbours; a longer halo is met by smaller pieces of the tile.
-long long extent(long long tile, long long cells, long long step, long long size, long long taps) {
-  const long long halo = std::min(taps - 1, size - 1 + (cells - 1) * step);
-  return (tile - 1) * std::min(step, size) + 1 + std::max(halo, 0LL);
-}
-
-long long units(const Params& p) {
-  return (p.batch + p.tile_n - 1) / p.tile_n * ((p.cells_h + p.tile_h - 1) / p.tile_h) * ((p.cells_w + p.tile_w - 1) / p.tile_w);
+// Source pixels along one side of a tile whose taps lie on a line of neighbours. A longer halo is met with a smaller part of it.
+int64_t extent(int64_t tile, int64_t cells, int64_t step, int64_t size, int64_t taps) {
+  const int64_t halo = std::min(taps - 1, size - 1 + (cells - 1) * step);
+  return (tile - 1) * step + 1 + std::max<int64_t>(halo, 0);
 }
 
 template <typename T>
 void gather_as(const Params& p, void* stream) {
-  const long long blocks = std::min(units(p) * groups(p, sizeof(T)), kMaxGrid);
+  const int64_t blocks = units_of(p) * ceil_ratio(p.channels, channels_per_block(p, sizeof(T)));
   const auto kernel = reads_channels(p) ? gather<T, true> : gather<T, false>;
   leanconv::launch(kernel, p, blocks, kThreads, p.shared_bytes, stream, kPackage);
 }
 
 template <typename T, bool ChannelsLast>
-auto reduce_kernel(long long taps) {
-  const int at_once = taps_at_once(taps);
-  return at_once == 8 ? reduce<T, ChannelsLast, 8> : at_once == 16 ? reduce<T, ChannelsLast, 16> : reduce<T, ChannelsLast, 32>;
+auto reduce_kernel(int taps) {
+  return taps_at_once(taps) == 8 ? reduce<T, ChannelsLast, 8> : reduce<T, ChannelsLast, 32>;
 }
 
 template <typename T>
 void grad_weight_as(const Params& p, void* stream) {
   const auto kernel = reads_channels(p) ? reduce_kernel<T, true>(p.taps) : reduce_kernel<T, false>(p.taps);
-  leanconv::launch(kernel, p, groups(p, sizeof(T)) * p.splits, kThreads, p.shared_bytes, stream, kPackage);
-  const long long blocks = std::min((p.channels * (p.taps + 1) + kThreads - 1) / kThreads, kMaxGrid);
-  leanconv::launch(finish<T>, p, blocks, kThreads, 0, stream, kPackage);
+  const int64_t blocks = p.splits * ceil_ratio(p.channels, channels_per_block(p, sizeof(T)));
+  leanconv::launch(kernel, p, blocks, kThreads, p.shared_bytes, stream, kPackage);
+  const int64_t sums = static_cast<int64_t>(p.channels) * (p.taps + 1);
+  leanconv::launch(finish<T>, p, ceil_ratio(sums, kThreads), kThreads, 0, stream, kPackage);
+}
+
+template <typename Function>
+void with_dtype(DType dtype, Function function) {
+  switch (dtype) {
+    case DType::float64: return function(double());
+    case DType::float16: return function(leanconv::Half());
+    case DType::bfloat16: return function(leanconv::BFloat16());
+    default: return function(float());
+  }
 }
 
 }  // namespace
 
+bool representable(const int64_t (&sizes)[3], const int64_t (&sides)[4]) {
+  return *std::max_element(sizes, sizes + 3) < 0x7fffffff && *std::max_element(sides, sides + 4) <= kMaxSide;
+}
+
 void make_plan(Params* params, DType dtype, bool weight_sums, int device) {
   Params& p = *params;
-  const int bytes = dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
-  const bool channels_last = reads_channels(p);
-  const long long channels = channels_last ? 32 / bytes : 1;
-  const long long images = !channels_last && bytes == 2 ? 2 : 1;  // per slot of the tile
-  const long long step_h = p.grad_input ? 1 : p.stride_h, step_w = p.grad_input ? 1 : p.stride_w;
-  const long long side = channels_last ? 32 : 64;
-  p.tile_h = even_tile(p.cells_h, std::max(side / step_h, 8LL));
-  p.tile_w = even_tile(p.cells_w, std::max(side / step_w, 8LL));
-  const long long wanted = 1024 / (p.tile_h * p.tile_w * channels);  // small planes share a block
-  p.tile_n = images * std::max(std::min(wanted, (p.batch + images - 1) / images), 1LL);
+  const int64_t bytes = dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2, sum_bytes = std::max<int64_t>(bytes, 4);
+  const int64_t channels = channels_per_block(p, bytes), side = channels > 1 ? 32 : 64;
+  const int64_t images = channels == 1 && bytes == 2 ? 2 : 1;  // per slot of the tile
+  const int64_t step_h = p.grad_input ? 1 : p.stride_h, step_w = p.grad_input ? 1 : p.stride_w;
+  p.tile_h = even_tile(p.cells_h, std::max<int64_t>(side / step_h, 1));
+  p.tile_w = even_tile(p.cells_w, std::max<int64_t>(side / step_w, 1));
+  const int64_t wanted = 1024 / (p.tile_h * p.tile_w * channels);  // small planes share a block
+  p.tile_n = images * std::max<int64_t>(std::min(wanted, ceil_ratio(p.batch, images)), 1);
 
-  const long long sum_bytes = bytes == 8 ? 8 : 4;
-  const long long pixels = extent(p.tile_h, p.cells_h, step_h, p.source_h, p.taps) *
-                           extent(p.tile_w, p.cells_w, step_w, p.source_w, p.taps);
-  const long long tile = (p.tile_n * pixels + (channels_last ? 256 : 0)) * channels * bytes;
-  long long head = 64 + p.taps * channels * 2 * sum_bytes + 16, least = 0;
-  if (weight_sums) {
-    const long long at_once = taps_at_once(p.taps);
-    head = 64 + at_once * channels * 16 + 16;
-    least = head + kWarps * (at_once + 1) * channels * sum_bytes;
-  }
-  const long long limit = std::min(leanconv::shared_limit(device, kPackage), kMaxShared);
-  p.shared_bytes = std::max(std::min(head + tile, limit), least);
-  p.splits = std::max(std::min({kBlocksWanted / std::max(groups(p, bytes), 1LL), units(p), 256LL}), 1LL);
-  if (std::max({p.source_h, p.source_w, p.target_h, p.target_w}) > kMaxSide) {
-    throw std::runtime_error("dwoconv1d: an image has more than 2^30 rows or columns.");
-  }
+  p.list_taps = weight_sums ? taps_at_once(p.taps) : std::min<int64_t>(p.taps, kMaxListed);
+  const int64_t entry_bytes = weight_sums ? 8 : 2 * sum_bytes;
+  const int64_t before_tile = kHeadBytes + p.list_taps * channels * entry_bytes + 16;
+  const int64_t pixels = extent(p.tile_h, p.cells_h, step_h, p.source_h, p.taps) *
+                         extent(p.tile_w, p.cells_w, step_w, p.source_w, p.taps);
+  const int64_t tile = p.tile_n * (pixels + (channels > 1 ? 128 : 0)) * channels * bytes;
+  const int64_t limit = std::min(leanconv::shared_limit(device, kPackage), kMaxShared);
+  const int64_t warp_sums = weight_sums ? kWarps * (p.list_taps + 1) * channels * sum_bytes : 0;
+  p.shared_bytes = before_tile + std::max(std::min(tile, limit - before_tile), warp_sums);
+  const int64_t groups = std::max<int64_t>(ceil_ratio(p.channels, channels), 1);
+  p.splits = std::max<int64_t>(std::min({kBlocksWanted / groups, units_of(p), int64_t{256}}), 1);
 }
 
 void launch_gather(const Params& params, DType dtype, void* stream) {
-  switch (dtype) {
-    case DType::float64: return gather_as<double>(params, stream);
-    case DType::float16: return gather_as<leanconv::Half>(params, stream);
-    case DType::bfloat16: return gather_as<leanconv::BFloat16>(params, stream);
-    default: return gather_as<float>(params, stream);
-  }
+  with_dtype(dtype, [&](auto t) { gather_as<decltype(t)>(params, stream); });
 }
 
 void launch_grad_weight(const Params& params, DType dtype, void* stream) {
-  switch (dtype) {
-    case DType::float64: return grad_weight_as<double>(params, stream);
-    case DType::float16: return grad_weight_as<leanconv::Half>(params, stream);
-    case DType::bfloat16: return grad_weight_as<leanconv::BFloat16>(params, stream);
-    default: return grad_weight_as<float>(params, stream);
-  }
+  with_dtype(dtype, [&](auto t) { grad_weight_as<decltype(t)>(params, stream); });
 }
 
-const char* compiled_archs() {
-  static const std::string names = leanconv::compiled_archs();
-  return names.c_str();
-}
+std::string compiled_archs() { return leanconv::compiled_archs(); }
 
 }  // namespace dwoconv1d

@@ -1,15 +1,17 @@
 // Device code of the oriented 1D depthwise convolution. It compiles under nvcc, NVRTC (CuPy) and tests/emulator.
 //
 //   gather   the forward pass and the input gradient: both sum weighted source pixels around a cell
-//   reduce   the weight gradient: sums over images and cells, per block, then `finish` adds the blocks in order
+//   reduce   the weight gradient: sums over images and cells, per block; `finish` then adds the blocks in order
 //
-// Each block stages a zero-haloed tile of the source in shared memory and walks the list of taps that reach the image. Taps
-// that fall on one pixel are merged. A halo too large for shared memory is read from global memory instead.
+// A block stages a zero-haloed tile of the source in shared memory and walks a list of the taps that reach the image, those
+// that fall on one pixel merged. Where the halo of all taps is too large for shared memory, it takes fewer taps at a time.
 #pragma once
 
 #include "cuda/oriented_conv1d_tile.cuh"
 
 namespace dwoconv1d {
+
+constexpr int kItems = 4;  // cells per thread: they share each read of a tap
 
 template <typename A>
 struct WeightedTap {
@@ -17,339 +19,285 @@ struct WeightedTap {
   int offset;
 };
 
-// Where a channel's live taps read, for the weight gradient: tile offset, or row and column where there is no tile.
-struct TapPosition {
-  int offset, row, column;
-};
-
-// Lists the live taps [first, last) of one channel and phase, merged where neighbours coincide, by one warp: calls
-// emit(position in the list, tap, s, end) with the taps [s, end) that coincide, and index(s, position or -1) for every tap.
-// Returns the list's length.
-template <typename Emit, typename Index>
-__device__ int collect(const Params& p, long long channel, long long phase_h, long long phase_w, long long first,
-                       long long last, Emit emit, Index index) {
+// The live taps [first, last) of one channel and phase, in order, by one warp; neighbours that coincide share a place.
+// Calls emit(place, tap, s, end) for the taps [s, end) of one place and assign(s, place or -1) for every tap; returns the number
+// of places.
+template <typename Emit, typename Assign>
+__device__ int list_taps(const Params& p, int channel, int phase, int first, int last, Emit emit, Assign assign) {
   const int lane = threadIdx.x & 31;
   int length = 0;
-  for (long long begin = first; begin < last; begin += 32) {
-    const long long s = begin + lane, end = minimum(begin + 32, last);
-    Tap tap;
-    bool live = false, head = false;
-    if (s < end) {
-      tap = locate(p, channel, s);
-      live = tap.live && tap.phase_h == phase_h && tap.phase_w == phase_w;
-      head = live && (lane == 0 || !tap.same(locate(p, channel, s - 1)));
+  for (int begin = first; begin < last; begin += 32) {
+    const int s = begin + lane;
+    Tap tap = {0, 0, 0, false};
+    if (s < last) tap = locate(p, channel, s);
+    const bool live = tap.live && tap.phase == phase;
+    const int row = __shfl_up_sync(kWarpMask, tap.row, 1), column = __shfl_up_sync(kWarpMask, tap.column, 1);
+    const unsigned lives = __ballot_sync(kWarpMask, live);
+    const bool joins = live && lane > 0 && (lives >> (lane - 1) & 1) && row == tap.row && column == tap.column;
+    const unsigned heads = __ballot_sync(kWarpMask, live && !joins), joined = lives & ~heads;
+    const int place = length + __popc(heads & (kWarpMask >> (31 - lane))) - 1;
+    if (live && !joins) {
+      int end = lane + 1;
+      while (end < 32 && (joined >> end & 1)) ++end;
+      emit(place, tap, s, begin + end);
     }
-    const unsigned heads = __ballot_sync(kWarp, head);
-    const int position = length + __popc(heads & (0xffffffffu >> (31 - lane))) - 1;
-    if (head) {
-      long long stop = s + 1;
-      while (stop < end && tap.same(locate(p, channel, stop))) ++stop;
-      emit(position, tap, s, stop);
-    }
-    if (s < end) index(s, live ? position : -1);
+    if (s < last) assign(s, live ? place : -1);
     length += __popc(heads);
   }
   return length;
 }
 
 template <typename T>
-__device__ Accumulator<T> weight_of(const Params& p, long long channel, long long s) {
-  const Accumulator<T> weight = widen(static_cast<const T*>(p.weight)[channel * p.taps + s]);
+__device__ Accumulator<T> weight_of(const Params& p, int channel, int s) {
+  const Accumulator<T> weight = widen(static_cast<const T*>(p.weight)[static_cast<long long>(channel) * p.taps + s]);
   return p.residual && s == p.taps / 2 ? weight + 1 : weight;
 }
 
-// A pixel of the source straight from global memory, zero outside the image.
-template <typename T, int Images>
-__device__ Slot<T, Images> source_slot(const Params& p, long long image, long long channel, long long y, long long x) {
-  const Strides& stride = p.source_stride;
-  const bool inside = y >= 0 && y < p.source_h && x >= 0 && x < p.source_w;
-  T pixels[Images];
-  for (int v = 0; v < Images; ++v) {
-    const long long index = (image + v) * stride.n + channel * stride.c + y * stride.h + x * stride.w;
-    pixels[v] = inside && image + v < p.batch ? static_cast<const T*>(p.source)[index] : T{};
-  }
-  Slot<T, Images> slot;
-  slot.set(pixels);
-  return slot;
-}
-
-__device__ inline long long target_index(const Params& p, long long image, long long channel, long long y, long long x) {
+__device__ inline long long target_index(const Params& p, int image, int channel, int y, int x) {
   const Strides& stride = p.target_stride;
   return image * stride.n + channel * stride.c + y * stride.h + x * stride.w;
 }
 
-// The positions of a part, numbered with channels fastest, then columns, rows and images. A thread's channel is fixed.
-template <int Channels>
-struct Items {
-  int count;
-  Divider by_columns, by_rows;
-  const Part& part;
+// Chooses the taps [first, *last) to work on at once, at most `most`, and the layout of their tile.
+template <typename T, bool ChannelsLast>
+__device__ Tile fit(const Params& p, int channel, int first, int most, int* last, int bytes,
+                    Head<Format<T, ChannelsLast>::kChannels>& head) {
+  constexpr int kChannels = Format<T, ChannelsLast>::kChannels;
+  Tile tile;
+  for (int count = minimum(most, p.taps - first);; count = (count + 1) / 2) {
+    __syncthreads();  // the last boxes have been read
+    for (int c = static_cast<int>(threadIdx.x) / 32; c < kChannels; c += kWarps) {
+      Box box = {0, 0, 0, 0};
+      if (channel + c < p.channels) box = bounding_box(p, channel + c, first, first + count);
+      if ((threadIdx.x & 31) == 0) head.boxes[c] = box;
+    }
+    __syncthreads();
+    tile.plan<T, ChannelsLast>(p, head, bytes);
+    *last = first + count;
+    if (tile.rows > 0 || count == 1) return tile;  // a single tap has no halo, and always fits
+  }
+}
 
-  __device__ explicit Items(const Part& work)
-      : count(work.images * work.rows * work.columns * Channels), by_columns(work.columns), by_rows(work.rows), part(work) {}
-  __device__ void locate(int item, int* image, int* row, int* column) const {
-    const int cell = item / Channels, line = by_columns(cell);
-    *image = by_rows(line);
-    *row = line - *image * part.rows;
-    *column = cell - line * part.columns;
+// A block's share of the images and cells, number `unit` of unit_count.
+struct Unit {
+  int image, last_image, row, last_row, column, columns;
+
+  __device__ Unit(const Params& p, int unit) {
+    const int across = (p.cells_w + p.tile_w - 1) / p.tile_w, down = (p.cells_h + p.tile_h - 1) / p.tile_h;
+    column = unit % across * p.tile_w;
+    row = unit / across % down * p.tile_h;
+    image = unit / across / down * p.tile_n;
+    columns = minimum(p.tile_w, p.cells_w - column);
+    last_row = minimum(row + p.tile_h, p.cells_h);
+    last_image = minimum(image + p.tile_n, p.batch);
   }
 };
 
-// Walks over the tiles of one block: images in groups of tile_n, then rows and columns of tiles, split where less fits.
-template <typename T, bool ChannelsLast, typename Body>
-__device__ void for_each_part(const Params& p, const Tile& tile, long long channel, long long unit, Body body) {
-  using F = Format<T, ChannelsLast>;
-  const long long across = leanconv::ceil_div(p.cells_w, p.tile_w), down = leanconv::ceil_div(p.cells_h, p.tile_h);
-  const long long column = unit % across * p.tile_w, row = unit / across % down * p.tile_h;
-  const long long image = unit / across / down * p.tile_n, last_image = minimum(image + p.tile_n, p.batch);
-  const long long last_row = minimum(row + p.tile_h, p.cells_h);
-  const int rows_at_once = tile.cell_rows > 0 ? tile.cell_rows : static_cast<int>(p.tile_h);
-  Part part;
-  part.channel = channel;
-  part.column = column;
-  part.columns = static_cast<int>(minimum(p.tile_w, p.cells_w - column));
-  for (part.image = image; part.image < last_image; part.image += tile.images * F::kImages) {
-    const long long slots = leanconv::ceil_div(last_image - part.image, F::kImages);
-    part.images = static_cast<int>(minimum(slots, tile.images));
-    for (part.row = row; part.row < last_row; part.row += rows_at_once) {
-      part.rows = static_cast<int>(minimum(last_row - part.row, rows_at_once));
-      body(part);
+__device__ inline int unit_count(const Params& p) {
+  return (p.cells_w + p.tile_w - 1) / p.tile_w * ((p.cells_h + p.tile_h - 1) / p.tile_h) * ((p.batch + p.tile_n - 1) / p.tile_n);
+}
+
+// Splits a unit into parts of at most `images` slots and `rows` rows of cells.
+template <int Images, typename Body>
+__device__ void for_each_part(const Unit& unit, int channel, int images, int rows, Body body) {
+  for (int image = unit.image; image < unit.last_image; image += images * Images) {
+    for (int row = unit.row; row < unit.last_row; row += rows) {
+      const int slots = (unit.last_image - image + Images - 1) / Images;
+      body(Part{channel, image, row, unit.column, minimum(slots, images), minimum(unit.last_row - row, rows), unit.columns});
     }
   }
 }
 
-// ---- forward and input gradient ----
+// The cells of a part, numbered with channels fastest, then columns, rows and images. A thread stays with one channel.
+template <int Channels>
+struct Items {
+  int count, rows, columns;
+  Divider by_columns, by_rows;
+
+  __device__ explicit Items(const Part& part)
+      : count(part.images * part.rows * part.columns * Channels), rows(part.rows), columns(part.columns),
+        by_columns(part.columns), by_rows(part.rows) {}
+  __device__ void locate(int item, int* image, int* row, int* column) const {
+    const int cell = item / Channels, line = by_columns(cell);
+    *image = by_rows(line);
+    *row = line - *image * rows;
+    *column = cell - line * columns;
+  }
+};
 
 template <typename T, bool ChannelsLast>
-__device__ void gather_part(const Params& p, const Tile& tile, const Part& part, long long phase_h, long long phase_w,
-                            const Slot<T, Format<T, ChannelsLast>::kImages>* slots,
-                            const WeightedTap<Accumulator<T>>* list, const int* lengths) {
+__global__ void __launch_bounds__(kThreads, ChannelsLast || sizeof(T) == 8 ? 2 : 4) gather(const Params p) {
   using F = Format<T, ChannelsLast>;
   using A = Accumulator<T>;
-  const Items<F::kChannels> items(part);
-  const int lane_channel = threadIdx.x % F::kChannels;
-  const long long channel = part.channel + lane_channel;
-  if (channel >= p.channels) return;
-  const A bias = p.bias ? widen(static_cast<const T*>(p.bias)[channel]) : A(0);
-  const bool tiled = tile.cell_rows > 0;
-  const int length = tiled ? lengths[lane_channel] : 0;
-  for (int base = 0; base < items.count; base += kThreads * kItems) {
-    int at[kItems];
-    A sum[kItems][F::kImages];
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const int item = base + i * kThreads + static_cast<int>(threadIdx.x);
-      int image, row, column;
-      items.locate(item < items.count ? item : lane_channel, &image, &row, &column);
-      at[i] = tiled ? tile.slot(image * F::kChannels + lane_channel, row, column) : 0;
-#pragma unroll
-      for (int v = 0; v < F::kImages; ++v) sum[i][v] = bias;
-    }
-#pragma unroll 2
-    for (int k = 0; k < length; ++k) {
-      const WeightedTap<A> tap = list[k * F::kChannels + lane_channel];
-#pragma unroll
-      for (int i = 0; i < kItems; ++i) {
-        const Slot<T, F::kImages> pixel = slots[at[i] + tap.offset];
-#pragma unroll
-        for (int v = 0; v < F::kImages; ++v) sum[i][v] += tap.weight * pixel.get(v);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const int item = base + i * kThreads + static_cast<int>(threadIdx.x);
-      if (item >= items.count) break;
-      int slot, row, column;
-      items.locate(item, &slot, &row, &column);
-      const long long y = part.row + row, x = part.column + column, image = part.image + slot * F::kImages;
-      const long long out_y = p.grad_input ? y * p.stride_h + phase_h : y, out_x = p.grad_input ? x * p.stride_w + phase_w : x;
-      if (out_y >= p.target_h || out_x >= p.target_w) continue;
-      for (long long s = 0; s < p.taps && !tiled; ++s) {
-        const Tap tap = locate(p, channel, s);
-        if (!tap.live || tap.phase_h != phase_h || tap.phase_w != phase_w) continue;
-        const A weight = weight_of<T>(p, channel, s);
-        const Slot<T, F::kImages> pixel = source_slot<T, F::kImages>(
-            p, image, channel, y * source_step_h(p) + tap.row, x * source_step_w(p) + tap.column);
-#pragma unroll
-        for (int v = 0; v < F::kImages; ++v) sum[i][v] += weight * pixel.get(v);
-      }
-      T* target = static_cast<T*>(p.target) + target_index(p, image, channel, out_y, out_x);
-#pragma unroll
-      for (int v = 0; v < F::kImages; ++v) {
-        if (image + v < p.batch) target[v * p.target_stride.n] = narrow<T>(sum[i][v]);
-      }
-    }
-  }
-}
+  auto& head = *reinterpret_cast<Head<F::kChannels>*>(leanconv::dynamic_shared());
+  auto* list = reinterpret_cast<WeightedTap<A>*>(leanconv::dynamic_shared() + kHeadBytes);  // [place][channel]
+  const int list_bytes = p.list_taps * F::kChannels * static_cast<int>(sizeof(WeightedTap<A>));
+  auto* slots = reinterpret_cast<SlotOf<T, ChannelsLast>*>(leanconv::dynamic_shared() + kHeadBytes + list_bytes);
+  const int tile_bytes = p.shared_bytes - kHeadBytes - list_bytes;
 
-template <typename T, bool ChannelsLast>
-__global__ void __launch_bounds__(kThreads) gather(const Params p) {
-  using F = Format<T, ChannelsLast>;
-  using Pixels = Slot<T, F::kImages>;
-  using Tap_ = WeightedTap<Accumulator<T>>;
-  // Shared memory: list lengths, taps [K][channels], tile.
-  const long long list_bytes = 64 + leanconv::ceil_div(p.taps * F::kChannels * sizeof(Tap_), 16) * 16;
-  int* lengths = reinterpret_cast<int*>(leanconv::dynamic_shared());
-  Tap_* list = reinterpret_cast<Tap_*>(leanconv::dynamic_shared() + 64);
-  Pixels* slots = reinterpret_cast<Pixels*>(leanconv::dynamic_shared() + list_bytes);
+  const int units = unit_count(p), channel = static_cast<int>(blockIdx.x / units) * F::kChannels;
+  const int lane_channel = threadIdx.x % F::kChannels, own_channel = channel + lane_channel;
+  const bool channel_exists = own_channel < p.channels;
+  const A bias = p.bias && channel_exists ? widen(static_cast<const T*>(p.bias)[own_channel]) : A(0);
+  const int phases_h = p.grad_input ? p.stride_h : 1, phases_w = p.grad_input ? p.stride_w : 1;
 
-  const long long units = leanconv::ceil_div(p.batch, p.tile_n) * leanconv::ceil_div(p.cells_h, p.tile_h) *
-                          leanconv::ceil_div(p.cells_w, p.tile_w);
-  const long long groups = leanconv::ceil_div(p.channels, F::kChannels);
-  const long long phases_h = p.grad_input ? minimum(p.stride_h, p.target_h) : 1;
-  const long long phases_w = p.grad_input ? minimum(p.stride_w, p.target_w) : 1;
-  for (long long task = blockIdx.x; task < units * groups; task += gridDim.x) {
-    const long long channel = task / units * F::kChannels;
-    const Box box = bounding_box<F::kChannels>(p, channel, 0, p.taps);
-    const Tile tile = Tile::plan<T, ChannelsLast>(p, box, p.shared_bytes - list_bytes);
-    for_each_part<T, ChannelsLast>(p, tile, channel, task % units, [&](const Part& part) {
-      for (long long phase = 0; phase < phases_h * phases_w; ++phase) {
-        const long long phase_h = phase / phases_w, phase_w = phase % phases_w;
-        if (tile.cell_rows > 0) {
-          __syncthreads();  // everyone has done with the last tile and list
-          if (phase == 0) stage<T, ChannelsLast>(p, tile, part, slots);
-          for (int c = static_cast<int>(threadIdx.x) / 32; c < F::kChannels && channel + c < p.channels; c += kWarps) {
-            const int length = collect(
-                p, channel + c, phase_h, phase_w, 0, p.taps,
-                [&](int position, const Tap& tap, long long s, long long end) {
-                  Accumulator<T> weight = weight_of<T>(p, channel + c, s);
-                  for (long long t = s + 1; t < end; ++t) weight += weight_of<T>(p, channel + c, t);
-                  list[position * F::kChannels + c] = {weight, tile.offset(tap)};
-                },
-                [](long long, int) {});
-            if ((threadIdx.x & 31) == 0) lengths[c] = length;
+  int last;
+  Tile tile = fit<T, ChannelsLast>(p, channel, 0, p.list_taps, &last, tile_bytes, head);
+  const bool whole = last == p.taps;  // else sums wait in registers while one tile follows the other: one row at a time
+  for_each_part<F::kImages>(Unit(p, blockIdx.x % units), channel, whole ? tile.images : 1, whole ? tile.rows : 1, [&](const Part& part) {
+    const Items<F::kChannels> items(part);
+    for (int phase = 0; phase < phases_h * phases_w; ++phase) {
+      for (int base = 0; base < items.count; base += kThreads * kItems) {
+        A sum[kItems][F::kImages];
+#pragma unroll
+        for (int i = 0; i < kItems; ++i) {
+#pragma unroll
+          for (int v = 0; v < F::kImages; ++v) sum[i][v] = bias;
+        }
+        for (int first = 0; first < p.taps; first = last) {
+          if (!whole) tile = fit<T, ChannelsLast>(p, channel, first, p.list_taps, &last, tile_bytes, head);
+          if (!whole || base == 0) {
+            __syncthreads();  // everyone has done with the last tile and list
+            if (!whole || phase == 0) stage<T, ChannelsLast>(p, tile, part, head, slots);
+            for (int c = static_cast<int>(threadIdx.x) / 32; c < F::kChannels && channel + c < p.channels; c += kWarps) {
+              const int length = list_taps(
+                  p, channel + c, phase, first, last,
+                  [&](int place, const Tap& tap, int s, int end) {
+                    A weight = weight_of<T>(p, channel + c, s);
+                    for (int t = s + 1; t < end; ++t) weight += weight_of<T>(p, channel + c, t);
+                    list[place * F::kChannels + c] = {weight, tile.offset(p, head.boxes[c], tap)};
+                  },
+                  [](int, int) {});
+              if ((threadIdx.x & 31) == 0) head.lengths[c] = length;
+            }
+            __syncthreads();
           }
-          __syncthreads();
+          int at[kItems];
+#pragma unroll
+          for (int i = 0; i < kItems; ++i) {  // threads beyond the last cell repeat the first
+            const int item = base + i * kThreads + static_cast<int>(threadIdx.x);
+            int slot, row, column;
+            items.locate(item < items.count ? item : 0, &slot, &row, &column);
+            at[i] = (slot * F::kChannels + lane_channel) * tile.plane + row * step_h(p) * tile.pitch + column;
+          }
+          const int length = channel_exists ? head.lengths[lane_channel] : 0;
+#pragma unroll 2
+          for (int k = 0; k < length; ++k) {
+            const WeightedTap<A> tap = list[k * F::kChannels + lane_channel];
+#pragma unroll
+            for (int i = 0; i < kItems; ++i) {
+              const SlotOf<T, ChannelsLast> pixel = slots[at[i] + tap.offset];
+#pragma unroll
+              for (int v = 0; v < F::kImages; ++v) sum[i][v] += tap.weight * pixel.get(v);
+            }
+          }
         }
-        gather_part<T, ChannelsLast>(p, tile, part, phase_h, phase_w, slots, list, lengths);
-      }
-    });
-  }
-}
-
-// ---- weight gradient ----
-
-template <typename T, bool ChannelsLast, int Taps>
-__device__ void reduce_part(const Params& p, const Tile& tile, const Part& part,
-                            const Slot<T, Format<T, ChannelsLast>::kImages>* slots, const TapPosition* list,
-                            const int* lengths, Accumulator<T> (&sum)[Taps], Accumulator<T>& bias) {
-  using F = Format<T, ChannelsLast>;
-  using A = Accumulator<T>;
-  const Items<F::kChannels> items(part);
-  const int lane_channel = threadIdx.x % F::kChannels;
-  const long long channel = part.channel + lane_channel;
-  if (channel >= p.channels) return;
-  const bool tiled = tile.cell_rows > 0;
-  const int length = lengths[lane_channel];
-  for (int base = static_cast<int>(threadIdx.x); base < items.count; base += kThreads * kItems) {
-    int at[kItems];
-    A grad[kItems][F::kImages];
 #pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const int item = base + i * kThreads;
-      const bool exists = item < items.count;  // else repeat the thread's first item with a gradient of zero
-      int slot, row, column;
-      items.locate(exists ? item : base, &slot, &row, &column);
-      at[i] = tiled ? tile.slot(slot * F::kChannels + lane_channel, row, column) : 0;
-      const long long image = part.image + slot * F::kImages;
-      const T* target = static_cast<const T*>(p.target) + target_index(p, image, channel, part.row + row, part.column + column);
-#pragma unroll
-      for (int v = 0; v < F::kImages; ++v) {
-        grad[i][v] = exists && image + v < p.batch ? widen(target[v * p.target_stride.n]) : A(0);
-        bias += grad[i][v];
-      }
-    }
-#pragma unroll
-    for (int k = 0; k < Taps; ++k) {
-      if (k >= length) break;
-      const TapPosition tap = list[k * F::kChannels + lane_channel];
-#pragma unroll
-      for (int i = 0; i < kItems; ++i) {
-        Slot<T, F::kImages> pixel;
-        if (tiled) {
-          pixel = slots[at[i] + tap.offset];
-        } else {
-          const int item = base + i * kThreads;
+        for (int i = 0; i < kItems; ++i) {
+          const int item = base + i * kThreads + static_cast<int>(threadIdx.x);
           int slot, row, column;
-          items.locate(item < items.count ? item : base, &slot, &row, &column);
-          pixel = source_slot<T, F::kImages>(p, part.image + slot * F::kImages, channel, (part.row + row) * p.stride_h + tap.row,
-                                             (part.column + column) * p.stride_w + tap.column);
-        }
+          items.locate(item, &slot, &row, &column);
+          const int y = (part.row + row) * phases_h + phase / phases_w, x = (part.column + column) * phases_w + phase % phases_w;
+          if (item >= items.count || !channel_exists || y >= p.target_h || x >= p.target_w) continue;
+          const int image = part.image + slot * F::kImages;
+          T* target = static_cast<T*>(p.target) + target_index(p, image, own_channel, y, x);
 #pragma unroll
-        for (int v = 0; v < F::kImages; ++v) sum[k] += grad[i][v] * pixel.get(v);
+          for (int v = 0; v < F::kImages; ++v) {
+            if (image + v < p.batch) target[v * p.target_stride.n] = narrow<T>(sum[i][v]);
+          }
+        }
       }
     }
-  }
+  });
 }
 
-// One block sums a share of the images and tiles for its channels; at most `Taps` taps at a time, kept in registers.
+// One block sums a share of the units for its channels, at most `Taps` taps at a time, in registers.
 template <typename T, bool ChannelsLast, int Taps>
-__global__ void __launch_bounds__(kThreads) reduce(const Params p) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) reduce(const Params p) {
   using F = Format<T, ChannelsLast>;
   using A = Accumulator<T>;
-  using Pixels = Slot<T, F::kImages>;
-  // Shared memory: list lengths, tap positions [Taps][channels], place of each tap in the list, then the tile; later, in the
-  // tile's place, the sums of each warp [warp][Taps + 1][channels].
-  constexpr int kTaps = Taps * F::kChannels;
-  constexpr int kHead = (64 + kTaps * static_cast<int>(sizeof(TapPosition) + sizeof(int)) + 15) / 16 * 16;
-  int* lengths = reinterpret_cast<int*>(leanconv::dynamic_shared());
-  TapPosition* list = reinterpret_cast<TapPosition*>(leanconv::dynamic_shared() + 64);
-  int* places = reinterpret_cast<int*>(list + kTaps);
-  Pixels* slots = reinterpret_cast<Pixels*>(leanconv::dynamic_shared() + kHead);
-  A* warp_sums = reinterpret_cast<A*>(leanconv::dynamic_shared() + kHead);
+  constexpr int kListBytes = 2 * Taps * F::kChannels * sizeof(int), kTileAt = (kHeadBytes + kListBytes + 15) / 16 * 16;
+  auto& head = *reinterpret_cast<Head<F::kChannels>*>(leanconv::dynamic_shared());
+  int* list = reinterpret_cast<int*>(leanconv::dynamic_shared() + kHeadBytes);  // offsets, [place][channel]
+  int* places = list + Taps * F::kChannels;                                     // of each tap, [tap][channel]
+  auto* slots = reinterpret_cast<SlotOf<T, ChannelsLast>*>(leanconv::dynamic_shared() + kTileAt);
+  A* warp_sums = reinterpret_cast<A*>(leanconv::dynamic_shared() + kTileAt);  // [warp][place][channel], after the tile
 
-  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
-  const long long units = leanconv::ceil_div(p.batch, p.tile_n) * leanconv::ceil_div(p.cells_h, p.tile_h) *
-                          leanconv::ceil_div(p.cells_w, p.tile_w);
-  const long long split = blockIdx.x % p.splits, channel = blockIdx.x / p.splits * F::kChannels;
-  const long long begin = units * split / p.splits, end = units * (split + 1) / p.splits;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, lane_channel = threadIdx.x % F::kChannels;
+  const int split = blockIdx.x % p.splits, channel = static_cast<int>(blockIdx.x / p.splits) * F::kChannels;
+  const bool channel_exists = channel + lane_channel < p.channels;
+  const int units = unit_count(p);
+  const int begin = static_cast<int>(static_cast<long long>(units) * split / p.splits);
+  const int end = static_cast<int>(static_cast<long long>(units) * (split + 1) / p.splits);
 
-  for (long long first = 0; first < p.taps; first += Taps) {
-    const long long last = minimum(first + Taps, p.taps);
-    const Box box = bounding_box<F::kChannels>(p, channel, first, last);
-    const Tile tile = Tile::plan<T, ChannelsLast>(p, box, p.shared_bytes - kHead);
-    __syncthreads();  // the last round's sums have been read
+  for (int first = 0, last; first < p.taps; first = last) {
+    const Tile tile = fit<T, ChannelsLast>(p, channel, first, Taps, &last, p.shared_bytes - kTileAt, head);
     for (int c = warp; c < F::kChannels && channel + c < p.channels; c += kWarps) {
-      const int length = collect(
-          p, channel + c, 0, 0, first, last,
-          [&](int position, const Tap& tap, long long, long long) {
-            const int offset = tile.cell_rows > 0 ? tile.offset(tap) : 0;
-            list[position * F::kChannels + c] = {offset, static_cast<int>(tap.row), static_cast<int>(tap.column)};
-          },
-          [&](long long s, int place) { places[(s - first) * F::kChannels + c] = place; });
-      if (lane == 0) lengths[c] = length;
+      const int length = list_taps(
+          p, channel + c, 0, first, last,
+          [&](int place, const Tap& tap, int, int) { list[place * F::kChannels + c] = tile.offset(p, head.boxes[c], tap); },
+          [&](int s, int place) { places[(s - first) * F::kChannels + c] = place; });
+      if (lane == 0) head.lengths[c] = length;
     }
     A sum[Taps] = {}, bias = 0;
-    for (long long unit = begin; unit < end; ++unit) {
-      for_each_part<T, ChannelsLast>(p, tile, channel, unit, [&](const Part& part) {
+    for (int unit = begin; unit < end; ++unit) {
+      for_each_part<F::kImages>(Unit(p, unit), channel, tile.images, tile.rows, [&](const Part& part) {
         __syncthreads();  // the list is there, and everyone has done with the last tile
-        if (tile.cell_rows > 0) {
-          stage<T, ChannelsLast>(p, tile, part, slots);
-          __syncthreads();
+        stage<T, ChannelsLast>(p, tile, part, head, slots);
+        __syncthreads();
+        const Items<F::kChannels> items(part);
+        const int length = head.lengths[lane_channel];
+        for (int base = static_cast<int>(threadIdx.x); base < items.count && channel_exists; base += kThreads * kItems) {
+          int at[kItems];
+          A grad[kItems][F::kImages];
+#pragma unroll
+          for (int i = 0; i < kItems; ++i) {
+            const int item = base + i * kThreads;
+            const bool exists = item < items.count;  // else repeat the thread's first cell with a gradient of zero
+            int slot, row, column;
+            items.locate(exists ? item : base, &slot, &row, &column);
+            at[i] = (slot * F::kChannels + lane_channel) * tile.plane + row * p.stride_h * tile.pitch + column;
+            const int image = part.image + slot * F::kImages;
+            const T* target = static_cast<const T*>(p.target) +
+                              target_index(p, image, channel + lane_channel, part.row + row, part.column + column);
+#pragma unroll
+            for (int v = 0; v < F::kImages; ++v) {
+              grad[i][v] = exists && image + v < p.batch ? widen(target[v * p.target_stride.n]) : A(0);
+              bias += grad[i][v];
+            }
+          }
+#pragma unroll
+          for (int k = 0; k < Taps; ++k) {
+            if (k >= length) break;
+            const int offset = list[k * F::kChannels + lane_channel];
+#pragma unroll
+            for (int i = 0; i < kItems; ++i) {
+              const SlotOf<T, ChannelsLast> pixel = slots[at[i] + offset];
+#pragma unroll
+              for (int v = 0; v < F::kImages; ++v) sum[k] += grad[i][v] * pixel.get(v);
+            }
+          }
         }
-        reduce_part<T, ChannelsLast, Taps>(p, tile, part, slots, list, lengths, sum, bias);
       });
     }
-    __syncthreads();  // tile -> sums
+    __syncthreads();  // the tile becomes the warps' sums
 #pragma unroll
     for (int k = 0; k <= Taps; ++k) {
       A value = k < Taps ? sum[k % Taps] : bias;
 #pragma unroll
-      for (int distance = 16; distance >= F::kChannels; distance /= 2) value += __shfl_xor_sync(kWarp, value, distance);
+      for (int distance = 16; distance >= F::kChannels; distance /= 2) value += __shfl_xor_sync(kWarpMask, value, distance);
       if (lane < F::kChannels) warp_sums[(warp * (Taps + 1) + k) * F::kChannels + lane] = value;
     }
     __syncthreads();
-    // One thread per tap, and one for the bias in the first round.
-    const int wanted = static_cast<int>(last - first) + (first == 0);
-    for (int item = threadIdx.x; item < wanted * F::kChannels; item += kThreads) {
-      const int c = item % F::kChannels, s = item / F::kChannels;
-      if (channel + c >= p.channels) continue;
+    const int wanted = last - first + (first == 0);  // the taps, and the bias in the first round
+    for (int item = threadIdx.x; item < wanted * F::kChannels && channel_exists; item += kThreads) {
+      const int s = item / F::kChannels;
       const bool is_bias = s == last - first;
       const int place = is_bias ? Taps : places[item];
       A total = 0;
-      for (int w = 0; w < kWarps && place >= 0; ++w) total += warp_sums[(w * (Taps + 1) + place) * F::kChannels + c];
-      const long long column = is_bias ? p.taps : first + s;
-      static_cast<A*>(p.partial)[(split * p.channels + channel + c) * (p.taps + 1) + column] = total;
+      for (int w = 0; w < kWarps && place >= 0; ++w) total += warp_sums[(w * (Taps + 1) + place) * F::kChannels + lane_channel];
+      const long long row = static_cast<long long>(split) * p.channels + channel + lane_channel;
+      static_cast<A*>(p.partial)[row * (p.taps + 1) + (is_bias ? p.taps : first + s)] = total;
     }
   }
 }
@@ -358,14 +306,15 @@ __global__ void __launch_bounds__(kThreads) reduce(const Params p) {
 template <typename T>
 __global__ void __launch_bounds__(kThreads) finish(const Params p) {
   using A = Accumulator<T>;
-  const long long columns = p.taps + 1, count = p.channels * columns, step = static_cast<long long>(gridDim.x) * kThreads;
-  for (long long i = static_cast<long long>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += step) {
-    A total = 0;
-    for (long long split = 0; split < p.splits; ++split) total += static_cast<const A*>(p.partial)[split * count + i];
-    const long long channel = i / columns, s = i % columns;
-    T* out = s < p.taps ? static_cast<T*>(p.grad_weight) + channel * p.taps + s : static_cast<T*>(p.grad_bias) + channel;
-    *out = narrow<T>(total);
-  }
+  const int columns = p.taps + 1;
+  const long long count = static_cast<long long>(p.channels) * columns;
+  const long long i = static_cast<long long>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= count) return;
+  A total = 0;
+  for (int split = 0; split < p.splits; ++split) total += static_cast<const A*>(p.partial)[split * count + i];
+  const long long channel = i / columns, s = i % columns;
+  T* out = s < p.taps ? static_cast<T*>(p.grad_weight) + channel * p.taps + s : static_cast<T*>(p.grad_bias) + channel;
+  *out = narrow<T>(total);
 }
 
 }  // namespace dwoconv1d
