@@ -99,7 +99,7 @@ def _datasets(args: argparse.Namespace) -> int:
     root = (args.root or default_root()).expanduser()
     if args.root and not root.is_dir():
         raise ValueError(f"--root: {root} is not a folder")
-    rows = [("name", "classes", "image", "train", "test", "where, or how to get it")]
+    rows: list[Sequence[str]] = [("name", "classes", "image", "train", "test", "where, or how to get it")]
     for entry in SETS.values():
         place = entry.find(root)
         get = [f"to {how}, load it" for how in entry.fetchers] + [entry.advice]
@@ -116,12 +116,13 @@ def _models(args: argparse.Namespace) -> int:
     names = models.names(args.pattern, timm_too=args.timm)
     if not names:
         raise ValueError(f"no network's name matches {args.pattern!r}; installed packages may lack the extra [models]")
-    rows = [("name", "package", "parameters")]
-    for name in names:
+    width = max(map(len, names))
+    for name in names:  # line by line: building all of timm's takes minutes
         with torch.device("meta"):  # counts without allocating
             network = models.build(name)
-        rows.append((name, models.package(name), f"{sum(p.numel() for p in network.parameters()):,}"))
-    sys.stdout.write(_table(rows, right="parameters"))
+        params = sum(p.numel() for p in network.parameters())
+        sys.stdout.write(f"{name:{width}}  {models.package(name):9}  {params:>13,} parameters\n")
+        sys.stdout.flush()
     return 0
 
 
@@ -133,7 +134,7 @@ def _bench(args: argparse.Namespace) -> int:
     rows = [("model", "parameters", "GMACs", "ms", "IQR", "images/s", "x first", "MiB")]
     results = []
     for name in args.models:
-        network = models.build(name).to(args.device, memory_format=memory_format).train(args.backward)
+        network = models.build(name).to(args.device).to(memory_format=memory_format).train(args.backward)
         counts = profiling.count(network, (3, args.size, args.size))
 
         def call(x: torch.Tensor, network: torch.nn.Module = network) -> None:
@@ -156,8 +157,8 @@ def _bench(args: argparse.Namespace) -> int:
     layout = "channels_last" if args.channels_last else "contiguous"
     hardware = environment.hardware(args.device) if args.device.type == "cuda" else environment.cpu_name()
     sys.stdout.write(
-        f"{what}, batch {args.batch}, {args.size}x{args.size}, {layout}, float32, medians; MiB: peak beyond weights and "
-        f"input; {hardware}, threads: {results[0]['threads']}\n"
+        f"{what}, batch {args.batch}, {args.size}x{args.size}, {layout}, float32, medians; MiB: peak beyond weights "
+        f"and input; {hardware}, threads: {results[0]['threads']}\n"
     )
     if args.json:
         settings = {key: str(getattr(args, key)) for key in ("size", "batch", "backward", "channels_last", "device")}

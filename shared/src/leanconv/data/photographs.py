@@ -109,9 +109,10 @@ class WorkerEval:
 
 
 def _worker_loader(dataset: Dataset, batches: Sampler, place: Place, workers: int) -> DataLoader:
+    # A generator of its own: DataLoader would draw the workers' base seed, unused here, from the global one.
     return DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0,
-        pin_memory=place.device.type == "cuda", worker_init_fn=_quiet_worker,
+        pin_memory=place.device.type == "cuda", worker_init_fn=_quiet_worker, generator=torch.Generator(),
     )  # fmt: skip
 
 

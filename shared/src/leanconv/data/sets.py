@@ -68,8 +68,8 @@ class VisionData:
     def subset(self, train: int | None = None, test: int | None = None) -> VisionData:
         """The same data with fewer images; `source` tells."""
         splits = {name: getattr(self, name).take(n) for name, n in (("train", train), ("test", test)) if n is not None}
-        counts = ", ".join(f"{len(split)} {name} images" for name, split in splits.items())
-        return replace(self, source=f"{self.source}; of these {counts}", **splits) if splits else self
+        counts = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
+        return replace(self, source=f"{self.source}; of these {counts} images", **splits) if splits else self
 
 
 @dataclass(frozen=True)
@@ -217,10 +217,9 @@ def _split(entry: DataSet, images: np.ndarray, labels: np.ndarray) -> Split:
     """Tensors of the announced shape, or a ValueError that says what is wrong with the files."""
     tensor = torch.tensor(images).reshape(len(images), entry.in_chans, *images.shape[-2:])
     targets = torch.tensor(labels, dtype=torch.int64)
-    if tensor.shape[-2:] != (entry.image_size, entry.image_size):
-        raise ValueError(
-            f"images are {tuple(tensor.shape[-2:])} pixels instead of {entry.image_size}x{entry.image_size}"
-        )
+    height, width = tensor.shape[-2:]
+    if not height == width == entry.image_size:
+        raise ValueError(f"images are {height}x{width} instead of {entry.image_size}x{entry.image_size} pixels")
     if len(tensor) != len(targets) or sorted(set(targets.tolist())) != list(range(entry.num_classes or 0)):
         raise ValueError(f"the labels do not fit: {len(targets)} for {len(tensor)} images, {entry.num_classes} classes")
     return Split(tensor, targets)

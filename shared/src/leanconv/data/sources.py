@@ -73,12 +73,13 @@ def install(target: Path, fetchers: dict[str, Callable[[Path], None]]) -> None:
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 DEBIAN_FOLDER = Path("usr/share/datasets/fashion-mnist")
+SYSTEM = Path("/")  # where installed packages put their files
 
 
 def find_fashion_mnist(root: Path) -> Path | None:
     raw = Path("FashionMNIST", "raw")  # torchvision's layout
     places = [root, root / raw, root / "fashion_mnist", root / "fashion_mnist" / raw, root / DEBIAN_FOLDER]
-    places += [root / "fashion_mnist" / DEBIAN_FOLDER, "/" / DEBIAN_FOLDER]
+    places += [root / "fashion_mnist" / DEBIAN_FOLDER, SYSTEM / DEBIAN_FOLDER]
     return next((place for place in places if all(_plain_or_gz(place / name) for name in IDX_FILES)), None)
 
 
