@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 timm = pytest.importorskip("timm")
 
 from timm.layers import LayerNorm2d  # noqa: E402
+from timm.models.convnext import checkpoint_filter_fn  # noqa: E402
 from timm.optim import param_groups_layer_decay  # noqa: E402
 
 from dwoconv1d import OrientedConv1d, assign_angles  # noqa: E402
@@ -140,6 +141,13 @@ def test_names_are_those_of_the_authors(variant):
     expected |= {f"{block}.gamma" for block in blocks}
     expected |= {f"{key}.angle" for key, module in model.named_modules() if isinstance(module, OrientedConv1d)}
     assert set(model.state_dict()) == expected
+
+
+def test_2d_variant_is_the_convnext_of_timm():
+    model, x = small("convnext_tiny_2d").eval(), images(75, 64)
+    twin = timm.create_model("convnext_tiny", **SMALL).eval()
+    twin.load_state_dict(checkpoint_filter_fn(model.state_dict(), twin))
+    assert torch.allclose(model(x), twin(x), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("directions", [8, 4])
