@@ -197,6 +197,20 @@ def test_learning_rate_warms_up_and_falls_as_a_cosine(unbroken):
         assert rate == pytest.approx(FULL.lr * step / warm if step < warm else fall, rel=1e-9)
 
 
+def test_milestones_are_epochs_of_the_whole_run():
+    recipe = SMALL.override(
+        {"schedule": "multistep", "milestones": (2, 3), "epochs": 4, "warmup_epochs": 0.5, "lr": 1.0}
+    )
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
+    schedule = build.schedule(recipe, optimizer, STEPS)
+    rates = []
+    for step in range(4 * STEPS):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[:6] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[6:] == pytest.approx([1.0] * (2 * STEPS - 6) + [0.1] * STEPS + [0.01] * STEPS)
+
+
 def test_weight_decay_spares_vectors_and_layer_decay_grades_the_rest():
     network = models.build(SMALL.model, **SMALL.model_kwargs)
     groups = build.optimizer(SMALL, network).param_groups

@@ -29,6 +29,9 @@ def curves(records: Records, title: str, path: Path) -> None:
     _line(loss, epochs, "val_loss", COLORS[1], "test")
     _line(accuracy, epochs, "top1", COLORS[1], "weights", percent=True)
     _line(accuracy, epochs, "ema_top1", COLORS[2], "averaged weights", percent=True)
+    for line in accuracy.lines:
+        x, y = line.get_xdata()[-1], line.get_ydata()[-1]
+        accuracy.annotate(f"{y:.1f}", (x, y), (4, 3), textcoords="offset points", color=line.get_color(), fontsize=8)
     rate.plot(when, [r["lr"] for r in steps], color=COLORS[0], lw=1.8)
     rate.yaxis.set_major_formatter("{x:g}")
     for axes, text in ((loss, "Loss"), (accuracy, "Test accuracy (top-1, %)"), (rate, "Learning rate")):
@@ -76,8 +79,6 @@ def _line(axes: Axes, records: Records, key: str, color: str, label: str | None,
         return
     x, y = zip(*points, strict=True)
     axes.plot(x, y, color=color, lw=1.8, marker="o", ms=3 if len(x) < 40 else 0, label=label)
-    if percent:
-        axes.annotate(f"{y[-1]:.1f}", (x[-1], y[-1]), (4, 3), textcoords="offset points", color=color, fontsize=8)
 
 
 def _style(axes: Axes, title: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def model(recipe: Recipe, vision: VisionData) -> nn.Module:
 
 def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     """timm's optimizer with decayed and undecayed groups, and one pair of groups per layer under ``layer_decay``."""
-    adaptive = {"betas": recipe.betas, "eps": recipe.eps} if "sgd" not in recipe.optimizer else {}
+    adaptive: dict[str, Any] = {"betas": recipe.betas, "eps": recipe.eps} if "sgd" not in recipe.optimizer else {}
     return create_optimizer_v2(
         network,
         opt=recipe.optimizer,
@@ -51,19 +52,21 @@ def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
 
 def schedule(recipe: Recipe, optim: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler:
     """Learning rate as a pure function of the step: linear warm-up, then the rest of ``epochs`` by name."""
-    scheduler, _ = create_scheduler_v2(
+    warm = round(recipe.warmup_epochs * steps_per_epoch)
+    milestones = [epoch * steps_per_epoch - warm for epoch in recipe.milestones]
+    scheduler, _ = create_scheduler_v2(  # its "epochs" are our steps
         optim,
         sched=recipe.schedule,
-        num_epochs=recipe.epochs - recipe.warmup_epochs,
-        warmup_epochs=recipe.warmup_epochs,
+        num_epochs=recipe.epochs * steps_per_epoch - warm,
+        warmup_epochs=warm,
         warmup_lr=recipe.warmup_lr,
         warmup_prefix=True,
         min_lr=recipe.min_lr,
-        decay_milestones=[epoch - recipe.warmup_epochs for epoch in recipe.milestones],
-        decay_epochs=recipe.milestones[0] if recipe.milestones else recipe.epochs,
+        decay_milestones=milestones,
+        decay_epochs=milestones[0] if milestones else None,
         decay_rate=recipe.decay_rate,
         step_on_epochs=False,
-        updates_per_epoch=steps_per_epoch,
+        updates_per_epoch=1,
     )
     return scheduler
 

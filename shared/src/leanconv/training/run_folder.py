@@ -34,8 +34,8 @@ class RunFolder:
             raise ConfigError(f"{path} already holds a run: resume it or choose another folder")
         changed = [key for key in new if old.get(key) != new[key] and key not in INCIDENTAL]
         if changed:
-            changed = ", ".join(f"{key} {old.get(key)!r} there, {new[key]!r} here" for key in changed)
-            raise ConfigError(f"{path} was made by another recipe ({changed}): resume unchanged or start a new folder")
+            said = ", ".join(f"{key} {old.get(key)!r} there, {new[key]!r} here" for key in changed)
+            raise ConfigError(f"{path} was made by another recipe ({said}): resume unchanged or start a new folder")
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "recipe.json", new)
         # One entry per start: a run may be resumed on another machine.

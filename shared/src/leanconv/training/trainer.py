@@ -72,7 +72,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.data, self.folder, self.world, self.interrupt = recipe, data, folder, world, interrupt
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.network = network.to(world.device, memory_format=layout)
+        self.network = network.to(world.device).to(memory_format=layout)
         self.train_loader, self.eval_loader = data.loaders(
             recipe.batch_size // recipe.accumulate,
             augment=recipe.augment,
@@ -95,12 +95,13 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.amp == "fp16")
         self.step = self.evaluated = 0  # optimizer steps done, and how many of them at the last evaluation
         self.losses = torch.zeros(2, device=world.device)  # summed since the last log line, since the epoch's start
-        self.best, self.seconds, self.scores, self.card = -1.0, 0.0, {}, card
+        self.best, self.seconds, self.card = -1.0, 0.0, card
+        self.scores: dict[str, float] = {}  # of the last evaluation
         self._restore()
         self.forward = self._wrap()
 
-    def _wrap(self) -> nn.Module:
-        model = self.network
+    def _wrap(self) -> Any:
+        model: Any = self.network
         if self.world.size > 1:
             # Buffers that training changes must agree; constant ones (angles) need no traffic at every step.
             norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
@@ -197,7 +198,7 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         epoch = self.step // self.steps
-        record = {"kind": "epoch", "step": self.step, "epoch": epoch, "lr": self._lr()}
+        record: dict[str, Any] = {"kind": "epoch", "step": self.step, "epoch": epoch, "lr": self._lr()}
         record["train_loss"] = self.world.mean(self.losses[1]) / self.steps
         if epoch % self.recipe.eval_every == 0 or epoch == self.recipe.epochs:
             self.scores = self._evaluate()
