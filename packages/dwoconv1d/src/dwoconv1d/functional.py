@@ -42,7 +42,7 @@ def oriented_conv1d(
         stride: step of rows and columns, or a pair of them; the first output lies on the first pixel.
         dilation: distance of neighbouring taps along the line.
         residual: adds the input at the output's position, as if the centre tap's weight were larger by one.
-        rounding: "trunc" (the authors', towards zero) or "nearest" (no two taps on one pixel); see `tap_offsets`.
+        rounding: "trunc" (the authors', towards zero) or "nearest"; see `tap_offsets`.
 
     Raises:
         TypeError: a tensor that is not floating point, dtypes that differ, a stride that is no integer. ValueError:

@@ -69,6 +69,7 @@ class OrientedConv1d(nn.Module):
         self.directions, self.offset, self.own_angle = directions, offset, angle is not None
         # Kept beside the buffer: `reset_parameters` needs it after a start on the meta device.
         self._first_angle = self._resolve(angle)
+        functional.tap_offsets(1, self._first_angle, dilation=dilation, rounding=rounding)  # for its checks
         self.weight = nn.Parameter(torch.empty(channels, kernel_size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(channels, device=device, dtype=dtype)) if bias else None
         self.register_buffer("angle", self._first_angle.to(self.weight.device, copy=True))
@@ -82,9 +83,7 @@ class OrientedConv1d(nn.Module):
             if angle is None:
                 return functional.assign_angles(self.channels, self.directions, self.offset)
             angle = torch.as_tensor(angle).detach().to("cpu", torch.float32)
-            angle = angle.expand(self.channels).clone() if angle.dim() == 0 else angle.clone()
-        functional.check_angle(angle)
-        return angle
+            return angle.expand(self.channels).clone() if angle.dim() == 0 else angle.clone()
 
     def reset_parameters(self) -> None:
         """Draws weight and bias as `nn.Conv2d` does, and brings back the angles of the constructor."""

@@ -1,0 +1,174 @@
+"""Loading, choosing and reporting backends; what needs a fresh process runs a copy of the package without its libraries."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import dwoconv1d
+from dwoconv1d import OrientedConv1d, backend_info, ops, use_backend
+
+needs_native = pytest.mark.skipif(bool(ops.backends.why["cpu"]), reason=ops.backends.why["cpu"])
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Names of the reference kernels that ran."""
+    names: list[str] = []
+
+    def spy(op, kernel):
+        return lambda *args: (names.append(op), kernel(*args))[1]
+
+    monkeypatch.setattr(ops.backends, "reference", {op: spy(op, kernel) for op, kernel in ops.KERNELS.items()})
+    return names
+
+
+@needs_native
+def test_use_backend_as_statement_and_as_context(calls):
+    layer, x = OrientedConv1d(8, 7), torch.randn(1, 8, 5, 5)
+    native = layer(x)
+    assert calls == []
+    with use_backend("reference"):
+        assert backend_info()["active_cpu"] == "reference"
+        torch.testing.assert_close(layer(x), native)
+        with use_backend("native"):
+            layer(x)
+        layer(x).sum().backward()
+    assert calls == ["oriented_conv1d", "oriented_conv1d", "oriented_conv1d_grad_weight"]
+    layer(x)
+    use_backend("reference")
+    layer(x)
+    use_backend("auto")
+    layer(x)
+    assert len(calls) == 4
+    assert backend_info()["chosen"] == "auto"
+
+
+@needs_native
+def test_previous_backend_comes_back_after_an_error(calls):
+    with pytest.raises(KeyError), use_backend("reference"):
+        raise KeyError
+    OrientedConv1d(8, 7)(torch.randn(1, 8, 5, 5))
+    assert calls == []
+    assert backend_info()["chosen"] == "auto"
+
+
+@needs_native
+def test_compiled_code_follows_the_backend(calls):
+    torch._dynamo.reset()
+    layer, x = OrientedConv1d(8, 7), torch.randn(1, 8, 5, 5)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    compiled(x)
+    assert calls == []
+    with use_backend("reference"):
+        compiled(x)
+    assert calls == ["oriented_conv1d"]
+
+
+def test_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="must be one of auto, native, cupy, reference, but it is 'fast'"):
+        use_backend("fast")
+
+
+@pytest.mark.skipif(not ops.backends.why["cupy"], reason="CuPy is there")
+def test_missing_backend_says_why():
+    with pytest.raises(RuntimeError, match="'cupy' is not available: ."):
+        use_backend("cupy")
+    assert backend_info()["chosen"] == "auto"
+
+
+def test_info_names_every_backend():
+    info = backend_info()
+    assert {"chosen", "active_cpu", "active_cuda", "native_cpu", "native_cuda", "cupy", "reference"} <= info.keys()
+    assert all(isinstance(value, str) and value for value in info.values())
+
+
+def run(code: str, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = {"PYTHONPATH": str(folder)} if folder else {}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DWOCONV1D_", "PYTHONWARNINGS"))}
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**kept, **path, **environment}, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Path:
+    """A folder with the package as it is installed where no compiler was found."""
+    folder = tmp_path_factory.mktemp("bare")
+    ignore = shutil.ignore_patterns("*.so", "*.pyd", "_csrc", "__pycache__")
+    shutil.copytree(Path(dwoconv1d.__file__).parent, folder / "dwoconv1d", ignore=ignore)
+    return folder
+
+
+USE = """
+import sys, warnings
+import torch, dwoconv1d
+assert dwoconv1d.__file__.startswith(sys.path[1]), dwoconv1d.__file__
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    layer = dwoconv1d.OrientedConv1d(8, 7)
+    for _ in range(3):
+        layer(torch.ones(1, 8, 5, 5)).sum().backward()
+print(len(caught), *(warning.message for warning in caught))
+print(dwoconv1d.backend_info()["active_cpu"])
+"""
+
+
+def test_without_library_the_import_is_silent_and_the_first_call_says_why(bare):
+    done = run(USE, bare)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    said, active = done.stdout.strip().splitlines()
+    assert said.startswith("1 dwoconv1d runs its slow reference in plain PyTorch on cpu:")
+    assert all(part in said for part in ("C++ compiler", "DWOCONV1D_REQUIRE_NATIVE", 'use_backend("reference")'))
+    assert active == "reference"
+
+
+def test_chosen_reference_says_nothing(bare):
+    done = run(USE, bare, DWOCONV1D_BACKEND="reference")
+    assert (done.stdout.split()[0], done.stderr) == ("0", "")
+
+
+def test_wish_that_cannot_be_met_warns_and_never_fails(bare):
+    done = run(USE, bare, DWOCONV1D_BACKEND="native")
+    assert done.returncode == 0
+    assert "DWOCONV1D_BACKEND is ignored. The backend 'native' is not available: dwoconv1d was installed" in done.stderr
+
+
+def test_broken_library_is_reported(bare, tmp_path):
+    shutil.copytree(bare / "dwoconv1d", tmp_path / "dwoconv1d")
+    (tmp_path / "dwoconv1d" / "_C.abi3.so").write_bytes(b"not a library")
+    done = run("import dwoconv1d; print(dwoconv1d.backend_info()['native_cpu'])", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"does not load beside torch {torch.__version__}" in done.stdout
+    assert done.stderr == ""
+
+
+@needs_native
+def test_import_needs_torch_alone_and_loads_no_library_twice():
+    code = """
+import importlib.util, pathlib, sys
+import torch
+package = pathlib.Path(importlib.util.find_spec("dwoconv1d").origin).parent
+(library,) = package.glob("_C.*")
+torch.ops.load_library(str(library))
+import dwoconv1d
+print(dwoconv1d.backend_info()["active_cpu"], {"timm", "torchvision", "cupy"} & set(sys.modules))
+"""
+    done = run(code)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "native set()", "")
+
+
+def test_command_prints_the_backends():
+    done = subprocess.run([sys.executable, "-m", "dwoconv1d"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    first, *lines = done.stdout.splitlines()
+    assert first == f"dwoconv1d {dwoconv1d.__version__}"
+    assert [line.split()[0] for line in lines] == list(backend_info())
