@@ -1,4 +1,4 @@
-"""Loading, choosing and reporting backends; what needs a fresh process runs a copy of the package without its libraries."""
+"""Loading, choosing and reporting backends; what needs a fresh process runs a copy without libraries."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_unknown_backend_is_refused():
 
 @pytest.mark.skipif(not ops.backends.why["cupy"], reason="CuPy is there")
 def test_missing_backend_says_why():
-    with pytest.raises(RuntimeError, match="'cupy' is not available: ."):
+    with pytest.raises(RuntimeError, match=r"'cupy' is not available: ."):
         use_backend("cupy")
     assert backend_info()["chosen"] == "auto"
 

@@ -67,7 +67,7 @@ def test_model_angles_agree_with_libm(dilation):
 
 
 def test_any_angle_agrees_with_libm_but_where_that_rounds_wrongly(record_property):
-    """glibc's sinf and cosf are one unit in the last place off at times, which can move taps that end near an integer."""
+    """glibc's sinf and cosf are one unit in the last place off at times, which can move taps that end near integers."""
     angles = torch.rand(5000, generator=torch.Generator().manual_seed(0)) * 14 - 7
     dy, dx = tap_offsets(31, angles)
     differing = sum(

@@ -105,7 +105,7 @@ def test_three_oblique_taps_are_one_factor():
 
 
 def test_published_size_rule():
-    """The authors demand sizes that the stride divides, or pad and crop to the rounded-up quotient: ours in any case."""
+    """The authors want sizes that the stride divides, or pad and crop to the quotient rounded up: ours in any case."""
     for size, stride in itertools.product(range(1, 12), range(1, 5)):
         y = oriented_conv1d(torch.ones(1, 1, size, 3), torch.ones(1, 3), torch.zeros(1), stride=stride)
         assert y.shape[2] == math.ceil(size / stride)
