@@ -67,6 +67,20 @@ def test_real_data_from_packages(name):
     assert entry.title in data.source and str(entry.find(default_root())) in data.source
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fashion_mnist", "mnist5k"])
+def test_fetched_from_nothing_without_root(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(sources, "SYSTEM", tmp_path / "no-packages")
+    monkeypatch.setattr(sources, "_inside_distribution", lambda *_: None)
+    try:
+        data = load(name, tmp_path)
+    except DataNotFound as error:
+        pytest.skip(f"no network: {error}")
+    assert str(tmp_path / name) in data.source
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".{name}.lock", name]
+    assert len(load(name, tmp_path, download=False).train) == len(data.train)
+
+
 # Where data may lie
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -178,15 +178,12 @@ def _read_table(file: Path | IO[bytes], side: int, brightest: int) -> tuple[Arra
 
 # What torchvision knows ----------------------------------------------------------------------------------------------
 
-
 CIFAR = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 
 
 def find_cifar(name: str, root: Path) -> Path | None:
     places = (root, root / name, root.parent)  # the last: root is the unpacked folder itself
-    return next(
-        (place for place in places if (place / CIFAR[name].base_folder / CIFAR[name].meta["filename"]).is_file()), None
-    )
+    return _first_with(places, f"{CIFAR[name].base_folder}/{CIFAR[name].meta['filename']}")
 
 
 def fetch_cifar(name: str, folder: Path) -> None:
@@ -203,8 +200,7 @@ def read_cifar(name: str, folder: Path) -> tuple[Arrays, Arrays]:
 
 
 def find_svhn(root: Path) -> Path | None:
-    files = ("train_32x32.mat", "test_32x32.mat")
-    return next((r for r in (root, root / "svhn") if all((r / file).is_file() for file in files)), None)
+    return _first_with((root, root / "svhn"), "train_32x32.mat", "test_32x32.mat")
 
 
 def fetch_svhn(folder: Path) -> None:
@@ -222,7 +218,7 @@ def read_svhn(folder: Path) -> tuple[Arrays, Arrays]:
 
 
 def find_folders(name: str, root: Path) -> Path | None:
-    return next((r for r in (root, root / name) if (r / "train").is_dir() and (r / "val").is_dir()), None)
+    return _first_with((root, root / name), "train", "val")
 
 
 def read_photograph(path: str) -> Image.Image:
@@ -233,6 +229,10 @@ def read_photograph(path: str) -> Image.Image:
 
 
 # Helpers -------------------------------------------------------------------------------------------------------------
+
+
+def _first_with(places: Iterable[Path], *entries: str) -> Path | None:
+    return next((place for place in places if all((place / entry).exists() for entry in entries)), None)
 
 
 def _run(command: list[str], cwd: Path) -> None:
