@@ -11,9 +11,10 @@ import pytest
 from leanconv import __version__, cli, models
 
 
-def test_python_m_leanconv_runs():
-    done = subprocess.run([sys.executable, "-m", "leanconv", "--version"], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout.strip()) == (0, f"leanconv {__version__}")
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"leanconv {__version__}\n"
 
 
 def test_a_reader_that_stops_early_causes_no_traceback():
