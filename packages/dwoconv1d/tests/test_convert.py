@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -31,6 +32,7 @@ def test_lines_are_kept_exactly(kernel_size, options):
     torch.testing.assert_close(net(draw(8).double()), conv(draw(8).double()))
     (row,) = net.convert_report.swapped
     assert (row.weights, row.error, row.names) == ("kept", None, ("0",))
+    assert torch.equal(net[0].angle, torch.full((8,), 0.0 if kernel_size[0] == 1 else math.pi / 2))
 
 
 def test_square_kernels_are_projected_on_their_lines():

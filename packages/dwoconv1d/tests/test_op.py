@@ -50,7 +50,7 @@ def loops(x, weight, dy, dx, bias, stride, residual, grad):
     [
         ((2, 3, 5, 6), 5, {}),
         ((1, 4, 6, 5), 7, {"stride": 2, "residual": True}),
-        ((1, 3, 7, 4), 4, {"stride": (1, 3), "residual": True}),
+        ((1, 3, 7, 4), 4, {"stride": (1, 3), "residual": True, "dilation": 2}),
         ((2, 2, 6, 7), 3, {"dilation": 3, "rounding": "nearest"}),
         ((1, 5, 3, 3), 15, {"stride": (3, 2)}),
         ((1, 2, 1, 8), 5, {"dilation": 2, "stride": 2}),

@@ -98,12 +98,17 @@ class Backends:
 
     def info(self) -> dict[str, object]:
         """What is there, what runs now, and why the rest is missing."""
-        level = getattr(getattr(torch.ops, self.package), "cpu_level", None)  # defined by the CPU library
-        available = {"cpu": f"available ({level()})" if level else "available"}
+        namespace = getattr(torch.ops, self.package)
+        levels = {"cpu": "cpu_level", "cuda": "cuda_archs"}  # ops of the native libraries that say what they run
+
+        def native(device: str) -> str:
+            level = getattr(namespace, levels[device], None)
+            return self.why[device] or (f"available ({level()})" if level else "available")
+
         return {
             "chosen": self.chosen,
             **{f"active_{device}": self.active(device) for device in KEYS},
-            **{f"native_{device}": self.why[device] or available.get(device, "available") for device in KEYS},
+            **{f"native_{device}": native(device) for device in KEYS},
             "cupy": self.why["cupy"] or "available",
             "reference": "available",
         }

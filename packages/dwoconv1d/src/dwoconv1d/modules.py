@@ -123,7 +123,6 @@ class OrientedConv1d(nn.Module):
         super()._apply(fn, recurse)
         if self.angle.dtype != torch.float32:  # .half() and .to(dtype) would bend the lines
             self.angle = angle.to(self.angle.device)
-        self._seen = None  # to_empty() leaves both buffers without content
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
