@@ -19,8 +19,7 @@ struct Strip {
   A* out;
   int64_t out_row, out_step;  // between accumulators' outputs
   int64_t lanes, last_lanes;  // live lanes of all but the last, and of the last accumulator in a row
-  Prefetcher<false>* reads;
-  Prefetcher<true>* writes;
+  Prefetcher *reads, *writes;
 };
 
 template <int R, int V, Lanes L, class A>
@@ -96,25 +95,21 @@ void write_out(const Geometry& g, const ConvTask& task, const A* in, int64_t row
 }
 
 template <class T, class A, Lanes L>
-void conv_lanes(const Geometry& g, const ConvTask& task) {
+void conv_packed(const Geometry& g, const ConvTask& task, const Packed<A>& packed) {
   static constexpr void (*kWidths[])(const Strip<A>&) = {DWOCONV1D_TILES(kRunStrip, L, A)};
   const bool pixels = L == Lanes::pixels;
-  int64_t* distances = static_cast<int64_t*>(task.scratch);
-  A* scratch = reinterpret_cast<A*>(distances + (g.taps.count + 7) / 8 * 8);
   A buffer[kMaxAccumulators * kLanes<A>] __attribute__((aligned(64)));
   const bool direct = __is_same(T, A) && (pixels ? task.out_w == 1 : task.out_c == 1);
   const Area& area = task.area;
-  const Packed<A> packed = pack_area<T>(g, task.source, task.channels, area, scratch, distances);
 
   Strips strips(area.q0, area.q1, pixels ? kLanes<A> : 1);
   const int64_t turns = strips.count * ((area.p1 - area.p0) / rows_at_once(strips.vectors) + 1);
-  Prefetcher<false> reads(task.reads, turns);
-  Prefetcher<true> writes(task.writes, turns);
+  Prefetcher reads(task.reads, turns), writes(task.writes, turns);
   Strip<A> strip;
   strip.geometry = &g;
   strip.height = task.source.height;
   strip.row_step = g.stride_h * packed.row_size;
-  strip.distances = distances;
+  strip.distances = packed.distances;
   strip.weight = static_cast<const A*>(task.weight);
   strip.bias = static_cast<const A*>(task.bias);
   strip.reads = &reads;
@@ -150,21 +145,25 @@ void conv_lanes(const Geometry& g, const ConvTask& task) {
 }
 
 template <class T>
-void conv_as(const Geometry& g, const ConvTask& task) {
+void conv_as(const Geometry* const* geometries, const ConvTask* tasks, int64_t count) {
   using A = typename AccumulatorOf<T>::type;
-  if (g.lanes == Lanes::channels) {
-    conv_lanes<T, A, Lanes::channels>(g, task);
-  } else {
-    conv_lanes<T, A, Lanes::pixels>(g, task);
+  Packed<A> packed[kMaxBatch];
+  pack_tasks<T>(geometries, tasks, count, packed);
+  for (int64_t i = 0; i < count; ++i) {
+    if (geometries[i]->lanes == Lanes::channels) {
+      conv_packed<T, A, Lanes::channels>(*geometries[i], tasks[i], packed[i]);
+    } else {
+      conv_packed<T, A, Lanes::pixels>(*geometries[i], tasks[i], packed[i]);
+    }
   }
 }
 
-void conv(DType dtype, const Geometry& g, const ConvTask& task) {
+void conv(DType dtype, const Geometry* const* geometries, const ConvTask* tasks, int64_t count) {
   switch (dtype) {
-    case DType::float32: return conv_as<float>(g, task);
-    case DType::float64: return conv_as<double>(g, task);
-    case DType::float16: return conv_as<Half>(g, task);
-    case DType::bfloat16: return conv_as<BFloat16>(g, task);
+    case DType::float32: return conv_as<float>(geometries, tasks, count);
+    case DType::float64: return conv_as<double>(geometries, tasks, count);
+    case DType::float16: return conv_as<Half>(geometries, tasks, count);
+    case DType::bfloat16: return conv_as<BFloat16>(geometries, tasks, count);
   }
 }
 

@@ -37,21 +37,18 @@ template <int V, class A>
 constexpr void (*kManyGradRows)(const GradTile<A>&) = run_grad_tile<rows_at_once(V), V, A>;
 
 template <class T, class A>
-void grad_as(const Geometry& g, const GradTask& task) {
+void grad_packed(const Geometry& g, const GradTask& task, const Packed<A>& packed) {
   static constexpr void (*kOne[])(const GradTile<A>&) = {DWOCONV1D_TILES(kOneGradRow, A)};
   static constexpr void (*kMany[])(const GradTile<A>&) = {DWOCONV1D_TILES(kManyGradRows, A)};
   const bool pixels = g.lanes == Lanes::pixels;
-  int64_t* distances = static_cast<int64_t*>(task.scratch);
-  A* scratch = reinterpret_cast<A*>(distances + (g.taps.count + 7) / 8 * 8);
   A buffer[kMaxAccumulators * kLanes<A>] __attribute__((aligned(64)));
   const Area& area = task.area;
-  const Packed<A> packed = pack_area<T>(g, task.source, task.channels, area, scratch, distances);
 
   Strips strips(area.q0, area.q1, pixels ? kLanes<A> : 1);
   const int64_t turns = strips.count * ((area.p1 - area.p0) / rows_at_once(strips.vectors) + 1);
-  Prefetcher<false> reads(task.reads, turns), grad_reads(task.grad_reads, turns);
+  Prefetcher reads(task.reads, turns), grad_reads(task.grad_reads, turns);
   for (; strips.more(); strips.next()) {
-    GradTile<A> tile = {nullptr, g.stride_h * packed.row_size, distances, Live(g), buffer, static_cast<A*>(task.sums), nullptr};
+    GradTile<A> tile = {nullptr, g.stride_h * packed.row_size, packed.distances, Live(g), buffer, static_cast<A*>(task.sums), nullptr};
     tile.bias = tile.sums + g.taps.count * kLanes<A>;
     const int64_t many = rows_at_once(strips.vectors);
     for (int64_t p = area.p0, rows; p < area.p1; p += rows) {
@@ -75,12 +72,20 @@ void grad_as(const Geometry& g, const GradTask& task) {
   }
 }
 
-void grad(DType dtype, const Geometry& g, const GradTask& task) {
+template <class T>
+void grad_as(const Geometry* const* geometries, const GradTask* tasks, int64_t count) {
+  using A = typename AccumulatorOf<T>::type;
+  Packed<A> packed[kMaxBatch];
+  pack_tasks<T>(geometries, tasks, count, packed);
+  for (int64_t i = 0; i < count; ++i) grad_packed<T>(*geometries[i], tasks[i], packed[i]);
+}
+
+void grad(DType dtype, const Geometry* const* geometries, const GradTask* tasks, int64_t count) {
   switch (dtype) {
-    case DType::float32: return grad_as<float, float>(g, task);
-    case DType::float64: return grad_as<double, double>(g, task);
-    case DType::float16: return grad_as<Half, float>(g, task);
-    case DType::bfloat16: return grad_as<BFloat16, float>(g, task);
+    case DType::float32: return grad_as<float>(geometries, tasks, count);
+    case DType::float64: return grad_as<double>(geometries, tasks, count);
+    case DType::float16: return grad_as<Half>(geometries, tasks, count);
+    case DType::bfloat16: return grad_as<BFloat16>(geometries, tasks, count);
   }
 }
 

@@ -53,10 +53,10 @@ struct Area {
   int64_t p0, p1, q0, q1;
 };
 
-// Cache lines to ask for while a task computes: `count` runs of `bytes`, `stride` bytes apart.
+// Memory to ask for while a task computes: `rows` times `runs` stretches of `bytes`, with the distances between them in bytes.
 struct Prefetch {
   const char* base;
-  int64_t stride, count, bytes;
+  int64_t rows, row_stride, runs, run_stride, bytes;
 };
 
 struct ConvTask {
@@ -80,11 +80,14 @@ struct GradTask {
   void* scratch;
 };
 
-// The kernels of one level. `bytes` is its vector width.
+// Tasks whose sources are packed together, at most.
+constexpr int64_t kMaxBatch = 16;
+
+// The kernels of one level. `bytes` is its vector width. Tasks of one call differ only in their channels.
 struct Level {
   int64_t bytes;
-  void (*conv)(DType, const Geometry&, const ConvTask&);
-  void (*grad)(DType, const Geometry&, const GradTask&);
+  void (*conv)(DType, const Geometry* const*, const ConvTask*, int64_t count);
+  void (*grad)(DType, const Geometry* const*, const GradTask*, int64_t count);
 };
 
 extern const Level level_baseline;
@@ -95,6 +98,7 @@ extern const Level level_avx2, level_avx512;
 static inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
 
 // Neighbouring rows computed together where one row has too few accumulators to keep the multipliers busy.
-static constexpr int64_t rows_at_once(int64_t vectors) { return vectors >= 8 ? 1 : vectors >= 4 ? 2 : vectors >= 2 ? 4 : 8; }
+constexpr int64_t kMostRows = 8;
+static constexpr int64_t rows_at_once(int64_t vectors) { return vectors >= 8 ? 1 : vectors >= 4 ? 2 : vectors >= 2 ? 4 : kMostRows; }
 
 }  // namespace dwoconv1d

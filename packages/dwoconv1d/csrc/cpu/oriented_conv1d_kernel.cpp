@@ -33,6 +33,27 @@ const void* at(const void* data, int64_t element, DType dtype) {
 }
 void* at(void* data, int64_t element, DType dtype) { return static_cast<char*>(data) + element * bytes_of(dtype); }
 
+// Hands the blocks of a unit to a kernel of the level, a batch at a time; `describe` fills in what is particular to a block.
+template <class Task, class F>
+void for_batches(const Plan& plan, const Unit& unit, void (*kernel)(DType, const Geometry* const*, const Task*, int64_t),
+                 DType dtype, const F& describe) {
+  char* scratch = static_cast<char*>(thread_scratch(plan.batch() * plan.scratch_bytes()));
+  const Geometry* geometries[kMaxBatch];
+  Task tasks[kMaxBatch];
+  for (int64_t first = unit.first_block; first < unit.last_block; first += plan.batch()) {
+    const int64_t count = std::min(plan.batch(), unit.last_block - first);
+    for (int64_t i = 0; i < count; ++i) {
+      const Block& block = plan.blocks()[first + i];
+      geometries[i] = &plan.geometry(block);
+      tasks[i].area = unit.area;
+      tasks[i].channels = block.channels;
+      tasks[i].scratch = scratch + i * plan.scratch_bytes();
+      describe(first + i, tasks + i);
+    }
+    kernel(dtype, geometries, tasks, count);
+  }
+}
+
 // A convolution over `batch` images whose reads are `reads`.
 void convolve(const Reads& reads, int64_t batch, DType dtype, const void* x, Strides xs, const void* weight, bool residual,
               const void* bias, void* y, Strides ys, const Level& level, ParallelFor parallel) {
@@ -41,23 +62,18 @@ void convolve(const Reads& reads, int64_t batch, DType dtype, const void* x, Str
   const std::vector<unsigned char> weights = plan.weights(weight, residual), biases = plan.biases(bias);
   run(parallel, plan.units(), plan.grain(), [&](int64_t i, int64_t end) {
     const Unit unit = plan.unit(i), next = plan.unit(std::min(i + 1, end - 1));
-    for (int64_t b = unit.first_block; b < unit.last_block; ++b) {
+    for_batches(plan, unit, level.conv, dtype, [&](int64_t b, ConvTask* task) {
       const Block& block = plan.blocks()[b];
-      ConvTask task;
-      task.source = {at(x, unit.image * xs.n + block.first * xs.c, dtype), xs.h, xs.w, xs.c, reads.height, reads.width};
-      task.area = unit.area;
-      task.out = at(y, unit.image * ys.n + block.first * ys.c, dtype);
-      task.out_h = ys.h;
-      task.out_w = ys.w;
-      task.out_c = ys.c;
-      task.channels = block.channels;
-      task.weight = weights.data() + block.weights * plan.number();
-      task.bias = biases.data() + block.first * plan.number();
-      task.reads = plan.reads_of(next, x, xs, b - unit.first_block);
-      task.writes = plan.writes_of(next, y, ys, b - unit.first_block);
-      task.scratch = thread_scratch(plan.scratch_bytes());
-      level.conv(dtype, plan.geometry(block), task);
-    }
+      task->source = {at(x, unit.image * xs.n + block.first * xs.c, dtype), xs.h, xs.w, xs.c, reads.height, reads.width};
+      task->out = at(y, unit.image * ys.n + block.first * ys.c, dtype);
+      task->out_h = ys.h;
+      task->out_w = ys.w;
+      task->out_c = ys.c;
+      task->weight = weights.data() + block.weights * plan.number();
+      task->bias = biases.data() + block.first * plan.number();
+      task->reads = plan.reads_of(next, x, xs, b - unit.first_block);
+      task->writes = plan.writes_of(next, y, ys, b - unit.first_block);
+    });
   });
 }
 
@@ -150,19 +166,14 @@ void grad_weight(const Params& a, const void* grad, Strides gs, const void* x, S
     const int64_t end = tiles * (chunk + 1) / chunks;
     for (int64_t t = tiles * chunk / chunks; t < end; ++t) {
       const Unit unit = plan.unit(t * plan.ranges() + range), next = plan.unit(std::min(t + 1, end - 1) * plan.ranges() + range);
-      for (int64_t b = unit.first_block; b < unit.last_block; ++b) {
-        const Block& block = plan.blocks()[b];
-        GradTask task;
-        task.source = {at(x, unit.image * xs.n + block.first * xs.c, a.dtype), xs.h, xs.w, xs.c, a.height, a.width};
-        task.grad = {at(grad, unit.image * gs.n + block.first * gs.c, a.dtype), gs.h, gs.w, gs.c, a.out_height, a.out_width};
-        task.area = unit.area;
-        task.channels = block.channels;
-        task.sums = partial.data() + (chunk * numbers + starts[b]) * plan.number();
-        task.reads = plan.reads_of(next, x, xs, b - unit.first_block);
-        task.grad_reads = plan.writes_of(next, grad, gs, b - unit.first_block);
-        task.scratch = thread_scratch(plan.scratch_bytes());
-        level.grad(a.dtype, plan.geometry(block), task);
-      }
+      for_batches(plan, unit, level.grad, a.dtype, [&](int64_t b, GradTask* task) {
+        const int64_t c = plan.blocks()[b].first;
+        task->source = {at(x, unit.image * xs.n + c * xs.c, a.dtype), xs.h, xs.w, xs.c, a.height, a.width};
+        task->grad = {at(grad, unit.image * gs.n + c * gs.c, a.dtype), gs.h, gs.w, gs.c, a.out_height, a.out_width};
+        task->sums = partial.data() + (chunk * numbers + starts[b]) * plan.number();
+        task->reads = plan.reads_of(next, x, xs, b - unit.first_block);
+        task->grad_reads = plan.writes_of(next, grad, gs, b - unit.first_block);
+      });
     }
   });
   switch (a.dtype) {

@@ -17,6 +17,7 @@ constexpr int64_t kMaxAccumulators = 16;  // vectors in the largest tile: rows_a
       K<13, __VA_ARGS__>, K<14, __VA_ARGS__>
 
 inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 
 template <class A>
 inline void fill_zero(A* out, int64_t count) {
@@ -82,32 +83,52 @@ inline void pack_row(const Geometry& g, const Source& source, int64_t channels, 
 template <class A>
 struct Packed {
   A* data;
+  const int64_t* distances;
   int64_t first_row, row_size, unit;
 
   // The packed pixel read by output (p, q) through a tap at distance zero; `column` = q - first column.
   const A* at(int64_t row, int64_t column) const { return data + (row - first_row) * row_size + column * unit; }
 };
 
-// Packs what the outputs of an area read, and writes each tap's constant distance.
-template <class T, class A>
-inline Packed<A> pack_area(const Geometry& g, const Source& source, int64_t channels, const Area& area, A* scratch,
-                           int64_t* distances) {
+// Where a task's rows go in its scratch: each tap's constant distance first, then the rows.
+template <class A>
+inline Packed<A> place(const Geometry& g, const Area& area, void* scratch, int64_t* last_row) {
   const Taps& taps = g.taps;
   const int64_t unit = g.lanes == Lanes::channels ? kLanes<A> : 1, cols = g.window.cols;
+  int64_t* distances = static_cast<int64_t*>(scratch);
+  A* rows = reinterpret_cast<A*>(distances + (taps.count + 7) / 8 * 8);
   const int64_t top = taps.count && taps.dy[0] < 0 ? taps.dy[0] : 0;
   const int64_t bottom = taps.count && taps.dy[taps.count - 1] > 0 ? taps.dy[taps.count - 1] : 0;
-  const Packed<A> packed = {scratch, area.p0 * g.stride_h + top, g.stride_w * cols * unit, unit};
-  const int64_t reach = 7 * g.stride_h;  // rows computed together may read this far outside the image
-  for (int64_t row = packed.first_row; row <= (area.p1 - 1) * g.stride_h + bottom; ++row) {
-    if (row < -reach || row >= source.height + reach) continue;
-    pack_row<T>(g, source, channels, row, area.q0 + g.window.first_dx, cols,
-                scratch + (row - packed.first_row) * packed.row_size);
-  }
+  const Packed<A> packed = {rows, distances, area.p0 * g.stride_h + top, g.stride_w * cols * unit, unit};
   for (int64_t i = 0; i < taps.count; ++i) {
     const int64_t column = floor_div(taps.dx[i], g.stride_w), phase = taps.dx[i] - column * g.stride_w;
     distances[i] = taps.dy[i] * packed.row_size + (phase * cols + column) * unit;
   }
+  *last_row = (area.p1 - 1) * g.stride_h + bottom;
   return packed;
+}
+
+// Packs what the outputs of `count` tasks read. They take turns row by row: cache lines that hold the channels of several
+// are then read once.
+template <class T, class A, class Task>
+inline void pack_tasks(const Geometry* const* geometries, const Task* tasks, int64_t count, Packed<A>* packed) {
+  int64_t last[kMaxBatch], from = tasks[0].source.height, to = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const Geometry& g = *geometries[i];
+    packed[i] = place<A>(g, tasks[i].area, tasks[i].scratch, last + i);
+    const int64_t reach = (kMostRows - 1) * g.stride_h;  // rows computed together may read this far outside the image
+    from = min(from, max(packed[i].first_row, -reach));
+    to = max(to, min(last[i] + 1, tasks[i].source.height + reach));
+  }
+  for (int64_t row = from; row < to; ++row) {
+    for (int64_t i = 0; i < count; ++i) {
+      const Packed<A>& rows = packed[i];
+      if (row < rows.first_row || row > last[i]) continue;
+      const Geometry& g = *geometries[i];
+      pack_row<T>(g, tasks[i].source, tasks[i].channels, row, tasks[i].area.q0 + g.window.first_dx, g.window.cols,
+                  rows.data + (row - rows.first_row) * rows.row_size);
+    }
+  }
 }
 
 // The register tiles that cover output columns [q0, q1): as few and as even as possible.
@@ -144,26 +165,33 @@ struct Live {
 };
 
 // Asks for a few cache lines at a time, so that memory works while the multipliers do.
-template <bool kWrite>
 class Prefetcher {
  public:
-  Prefetcher(const Prefetch& wanted, int64_t turns)
-      : left_(wanted), at_(0), per_turn_((wanted.count * ((wanted.bytes + 63) / 64) + turns - 1) / turns) {}
+  Prefetcher(const Prefetch& wanted, int64_t turns) : wanted_(wanted) {
+    left_ = wanted.rows * wanted.runs * ((wanted.bytes + 63) / 64);
+    per_turn_ = (left_ + turns - 1) / turns;
+  }
   void turn() {
-    for (int64_t i = 0; i < per_turn_ && left_.count > 0; ++i) {
-      __builtin_prefetch(left_.base + at_, kWrite ? 1 : 0, kWrite ? 3 : 2);
-      at_ += 64;
-      if (at_ >= left_.bytes) {
-        at_ = 0;
-        left_.base += left_.stride;
-        --left_.count;
-      }
+    const int64_t count = min(per_turn_, left_);
+    int64_t at = at_, run = run_, row = row_;
+    for (int64_t i = 0; i < count; ++i) {
+      __builtin_prefetch(wanted_.base + row * wanted_.row_stride + run * wanted_.run_stride + at, 0, 2);
+      at += 64;
+      if (at < wanted_.bytes) continue;
+      at = 0;
+      if (++run < wanted_.runs) continue;
+      run = 0;
+      ++row;
     }
+    at_ = at;
+    run_ = run;
+    row_ = row;
+    left_ -= count;
   }
 
  private:
-  Prefetch left_;
-  int64_t at_, per_turn_;
+  const Prefetch wanted_;
+  int64_t left_, per_turn_, at_ = 0, run_ = 0, row_ = 0;
 };
 
 }  // namespace

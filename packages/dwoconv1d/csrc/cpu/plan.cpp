@@ -13,8 +13,8 @@ namespace dwoconv1d {
 namespace {
 
 // Scratch that one block may fill, and memory that one unit may read: good parts of a second-level cache.
-constexpr int64_t kScratchBytes = 768 << 10, kUnitBytes = 768 << 10;
-// Blocks of a unit: neighbours that share cache lines of channels_last pixels.
+constexpr int64_t kScratchBytes = 768 << 10, kUnitBytes = 200 << 10;
+// Vectors of channels in a unit: neighbours share cache lines of channels_last pixels.
 constexpr int64_t kRange = 8;
 // Pieces that sums over all images are made of: enough for many threads.
 constexpr int64_t kSumTasks = 32;
@@ -105,7 +105,7 @@ void Plan::find_blocks(Strides source, Strides target) {
   } else {
     // Turning 16 x 16 numbers costs about as much as ten taps gain from aligned vectors; it pays for small planes, too.
     const bool turns = vector_ == 16 && reads_.stride_w == 1 && source.w == 1 && target.w == 1 && 2 * lanes <= 3 * reads_.channels;
-    lanes_ = turns && (reads_.out_width <= 28 || taps >= 20) ? Lanes::channels : Lanes::pixels;
+    lanes_ = turns && reads_.out_width <= 28 ? Lanes::channels : Lanes::pixels;
   }
   const int64_t step = lanes_ == Lanes::channels ? vector_ : 1;
   for (size_t g = 0; g < groups_.size(); ++g) {
@@ -130,16 +130,17 @@ Window Plan::window(const Group& group) const {
 
 void Plan::find_tiles(bool channels_last) {
   const int64_t blocks = static_cast<int64_t>(blocks_.size());
-  range_ = lanes_ == Lanes::channels && channels_last ? kRange : 1;
+  range_ = !channels_last ? 1 : lanes_ == Lanes::channels ? kRange : kMaxBatch;
   ranges_ = (blocks + range_ - 1) / range_;
   range_ = (blocks + ranges_ - 1) / ranges_;
   const int64_t lanes = lanes_ == Lanes::channels ? vector_ : 1, unit = lanes * static_cast<int64_t>(number_);
   const int64_t strip = 14 * (lanes_ == Lanes::channels ? 1 : vector_);
+  const int64_t pixel = (reads_.channels + ranges_ - 1) / ranges_ * static_cast<int64_t>(number_);
   // Whole rows where enough of them fit, else narrower tiles: neither should be much smaller than what it overlaps.
   tile_cols_ = reads_.out_width;
   for (;;) {
     tile_rows_ = 1;
-    int64_t fitting = kUnitBytes / (tile_cols_ * reads_.stride_w * reads_.stride_h * unit * range_), overlap = 0;
+    int64_t fitting = kUnitBytes / (tile_cols_ * reads_.stride_w * reads_.stride_h * pixel), overlap = 0;
     for (const Group& group : groups_) {
       const Window w = window(group);
       const int64_t rows = kScratchBytes / (w.cols * reads_.stride_w * unit) - w.rows;
@@ -156,10 +157,14 @@ void Plan::find_tiles(bool channels_last) {
   for (const Group& group : groups_) {
     const Window w = window(group);
     const size_t numbers = (w.rows * w.cols * reads_.stride_w * lanes + vector_) * number_;
-    scratch_bytes_ = std::max(scratch_bytes_, numbers + (group.dy.size() + 8) * sizeof(int64_t));
+    scratch_bytes_ = std::max(scratch_bytes_, (numbers + (group.dy.size() + 8) * sizeof(int64_t) + 63) / 64 * 64);
     if (!group.dy.empty()) bottom_ = std::max(bottom_, group.dy.back());
     geometries_.push_back({lanes_, group.taps(), w, reads_.out_height, reads_.out_width, reads_.stride_h, reads_.stride_w});
   }
+}
+
+int64_t Plan::batch() const {
+  return std::max<int64_t>(1, std::min({range_, kMaxBatch, kScratchBytes / static_cast<int64_t>(scratch_bytes_)}));
 }
 
 Unit Plan::unit(int64_t index) const {
@@ -175,33 +180,32 @@ int64_t Plan::chunks() const {
   return std::min(units() / ranges_, std::max<int64_t>(1, (kSumTasks + ranges_ - 1) / ranges_));
 }
 
-Prefetch Plan::rows(const Unit& unit, const void* data, Strides s, int64_t begin, int64_t end, int64_t width,
-                    int64_t part) const {
+Prefetch Plan::share(const Unit& unit, const void* data, Strides s, const Area& area, int64_t part) const {
   const int64_t bytes = dtype_ == DType::float64 ? 8 : dtype_ == DType::float32 ? 4 : 2;
   const Block &first = blocks_[unit.first_block], &last = blocks_[unit.last_block - 1];
-  const int64_t channels = last.first + last.channels - first.first, pixels = (end - begin) * width;
-  const int64_t parts = unit.last_block - unit.first_block;
-  const char* base = static_cast<const char*>(data) + (unit.image * s.n + first.first * s.c + begin * s.h) * bytes;
-  if (tiles_across_ > 1 || s.h != width * s.w || end <= begin || part >= parts) return {base, 0, 0, 0};  // only whole, dense rows
-  Prefetch all = {base, s.c * bytes, channels, pixels * bytes};
-  if (s.c == 1) all = s.w == channels ? Prefetch{base, 0, 1, pixels * s.w * bytes} : Prefetch{base, s.w * bytes, pixels, channels * bytes};
-  if (all.count == 1) {
-    const int64_t share = (all.bytes / parts + 63) / 64 * 64;
-    return {base + part * share, 0, 1, std::max<int64_t>(0, std::min(share, all.bytes - part * share))};
-  }
-  const int64_t from = all.count * part / parts, to = all.count * (part + 1) / parts;
-  return {base + from * all.stride, all.stride, to - from, all.bytes};
+  const int64_t channels = last.first + last.channels - first.first, parts = unit.last_block - unit.first_block;
+  const int64_t rows = area.p1 - area.p0, cols = area.q1 - area.q0;
+  Prefetch all = {static_cast<const char*>(data), rows, s.h * bytes, cols, s.w * bytes, channels * bytes};
+  all.base += (unit.image * s.n + first.first * s.c + area.p0 * s.h + area.q0 * s.w) * bytes;
+  if (s.c != 1) all = {all.base, channels, s.c * bytes, rows, s.h * bytes, cols * bytes};  // planes, rows, columns
+  if (all.run_stride == all.bytes) all = {all.base, all.rows, all.row_stride, 1, 0, all.runs * all.bytes};
+  if (part >= parts) return {nullptr, 0, 0, 0, 0, 0};
+  const int64_t from = all.rows * part / parts, to = all.rows * (part + 1) / parts;
+  return {all.base + from * all.row_stride, to - from, all.row_stride, all.runs, all.run_stride, all.bytes};
 }
 
 Prefetch Plan::reads_of(const Unit& unit, const void* source, Strides strides, int64_t part) const {
   // The rows above were read by the tile above.
-  const int64_t begin = unit.area.p0 * reads_.stride_h + (unit.area.p0 > 0 ? bottom_ : 0);
-  const int64_t end = std::min(reads_.height, unit.area.p1 * reads_.stride_h + bottom_);
-  return rows(unit, source, strides, begin, end, reads_.width, part);
+  Area area = unit.area;
+  area.p0 = std::min(reads_.height, area.p0 * reads_.stride_h + (area.p0 > 0 ? bottom_ : 0));
+  area.p1 = std::max(area.p0, std::min(reads_.height, area.p1 * reads_.stride_h + bottom_));
+  area.q0 = area.q0 * reads_.stride_w;
+  area.q1 = std::min(reads_.width, area.q1 * reads_.stride_w);
+  return share(unit, source, strides, area, part);
 }
 
 Prefetch Plan::writes_of(const Unit& unit, const void* target, Strides strides, int64_t part) const {
-  return rows(unit, target, strides, unit.area.p0, unit.area.p1, reads_.out_width, part);
+  return share(unit, target, strides, unit.area, part);
 }
 
 int64_t Plan::grain() const {

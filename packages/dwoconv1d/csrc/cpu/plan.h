@@ -58,7 +58,8 @@ class Plan {
   Lanes lanes() const { return lanes_; }
   int64_t vector() const { return vector_; }
   size_t number() const { return number_; }
-  size_t scratch_bytes() const { return scratch_bytes_; }
+  size_t scratch_bytes() const { return scratch_bytes_; }  // of one block
+  int64_t batch() const;                                   // blocks whose scratch fits the cache together
   int64_t grain() const;  // units that are worth a thread
 
   // The distinct taps' weights of every block: coincident ones added, the residual one included, converted.
@@ -76,8 +77,7 @@ class Plan {
   void find_blocks(Strides source, Strides target);
   void find_tiles(bool channels_last);
   Window window(const Group& group) const;
-  Prefetch rows(const Unit& unit, const void* data, Strides strides, int64_t begin, int64_t end, int64_t width,
-                int64_t part) const;
+  Prefetch share(const Unit& unit, const void* data, Strides strides, const Area& area, int64_t part) const;
 
   Reads reads_;
   int64_t batch_;
