@@ -44,7 +44,8 @@ def test_dwoconv1d_recipes_are_the_papers():
     )
     assert (recipe.optimizer, recipe.weight_decay, recipe.betas, recipe.eps) == ("adamw", 0.05, (0.9, 0.999), 1e-8)
     assert (recipe.mixup, recipe.cutmix, recipe.label_smoothing, recipe.ema_decay) == (0.8, 1.0, 0.1, 0.9999)
-    assert (recipe.augment.rand_augment, recipe.augment.erase) == ("rand-m9-mstd0.5-inc1", 0.25)
+    augment = recipe.augment
+    assert (augment.rand_augment, augment.erase, augment.erase_mode) == ("rand-m9-mstd0.5-inc1", 0.25, "pixel")
     assert (recipe.amp, recipe.clip_grad, recipe.layer_decay, recipe.augment.eval_crop) == ("none", None, None, 0.875)
 
 

@@ -6,8 +6,9 @@ Example:
     >>> training.fit(None, recipe, out="runs/one")  # doctest: +SKIP
 """
 
+from leanconv.training.evaluation import evaluate
 from leanconv.training.fit import Result, fit, resume
 from leanconv.training.recipe import ConfigError, Recipe
-from leanconv.training.trainer import Diverged, Interrupted, evaluate
+from leanconv.training.trainer import Diverged, Interrupted
 
 __all__ = ["ConfigError", "Diverged", "Interrupted", "Recipe", "Result", "evaluate", "fit", "resume"]

@@ -62,7 +62,7 @@ def schedule(recipe: Recipe, optim: torch.optim.Optimizer, steps_per_epoch: int)
         warmup_lr=recipe.warmup_lr,
         warmup_prefix=True,
         min_lr=recipe.min_lr,
-        decay_milestones=milestones,
+        decay_milestones=[step + 1 for step in milestones],  # timm drops one step before a milestone
         decay_epochs=milestones[0] if milestones else None,
         decay_rate=recipe.decay_rate,
         step_on_epochs=False,

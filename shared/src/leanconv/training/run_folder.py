@@ -43,13 +43,15 @@ class RunFolder:
         self._handler = logging.FileHandler(path / "run.log")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(self._handler)
+        log.setLevel(min(log.getEffectiveLevel(), logging.INFO))
         self._events: Any = None
 
-    def rewind(self, step: int) -> None:
-        """Forget what was logged after ``step``: a resumed run writes it again."""
+    def rewind(self, step: int, evaluated: int) -> None:
+        """Forget what was logged after these steps of training and evaluation: a resumed run writes it again."""
         if self.active:
             file = self.path / "metrics.jsonl"
-            self.records = [record for record in read_metrics(self.path) if record["step"] <= step]
+            until = {"step": step, "epoch": evaluated}
+            self.records = [record for record in read_metrics(self.path) if record["step"] <= until[record["kind"]]]
             file.write_text("".join(json.dumps(record) + "\n" for record in self.records))
 
     def write(self, record: dict[str, Any]) -> None:

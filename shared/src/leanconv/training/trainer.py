@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import sys
@@ -10,15 +11,14 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from leanconv import environment, profiling
 from leanconv.data import VisionData
-from leanconv.metrics import Accuracy, Mean
 from leanconv.training import build, checkpoint
+from leanconv.training.evaluation import evaluate
 from leanconv.training.recipe import ConfigError, Recipe
 from leanconv.training.run_folder import RunFolder
 from leanconv.training.world import Interrupt, World
@@ -34,27 +34,6 @@ class Diverged(RuntimeError):
 
 class Interrupted(KeyboardInterrupt):
     """Training stopped on request after a complete step; the message says how to resume."""
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, loader: Any, recipe: Recipe | None = None) -> dict[str, float]:
-    """Accuracies (``top1``, ``top5``, as fractions) and cross-entropy (``loss``) over ``loader``.
-
-    Under torchrun the loaders of all processes together hold every sample exactly once, and so does the result.
-    """
-    accuracy, loss = Accuracy(topk=(1, 5)), Mean()
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    for images, labels in loader:
-        with build.autocast(recipe or Recipe(), device):
-            logits = model(images)
-        accuracy.update(logits.float(), labels)
-        loss.update(F.cross_entropy(logits.float(), labels), len(labels))
-    model.train(training)
-    accuracy.sync()
-    loss.sync()
-    return {**accuracy.compute(), "loss": loss.compute()}
 
 
 class Trainer:
@@ -105,7 +84,10 @@ class Trainer:
         if self.world.size > 1:
             # Buffers that training changes must agree; constant ones (angles) need no traffic at every step.
             norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
-            model = DistributedDataParallel(model, broadcast_buffers=norms)
+            known = inspect.signature(DistributedDataParallel).parameters
+            option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.14
+            options: dict[str, Any] = {option: norms}
+            model = DistributedDataParallel(model, **options)
         return torch.compile(model) if self.recipe.compile else model
 
     # The course of a run -----------------------------------------------------------------------------------------
@@ -144,7 +126,7 @@ class Trainer:
                     text = f"step {position}/{self.steps}  loss {loss:.4f}  lr {self._lr():.2e}  {speed:.0f} images/s"
                     self._say(f"{name}  {text}", level=logging.INFO if plain else logging.DEBUG)
                     since, logged = now, position
-                self._save_or_stop(position)
+                self._save_or_stop()
 
     def _train_step(self, batches: Any) -> None:
         recipe = self.recipe
@@ -182,18 +164,19 @@ class Trainer:
         self.folder.write(record)
         return loss
 
-    def _save_or_stop(self, position: int) -> None:
-        if position == self.steps:
-            return  # the epoch's end saves
-        if (self.world.size == 1 or position % STOP_EVERY == 0) and self.world.any(self.interrupt.asked):
+    def _save_or_stop(self) -> None:
+        ended = self.step % self.steps == 0
+        if (self.world.size == 1 or ended or self.step % STOP_EVERY == 0) and self.world.any(self.interrupt.asked):
             self._save()
             self.folder.draw()
             self.world.barrier()
             raise Interrupted(
-                f"stopped after step {self.step} of epoch {self._epoch()}; "
+                f"stopped after step {self.step}, in epoch {self._epoch()}; "
                 f"`leanconv train --resume {self.folder.path}` continues exactly there"
             )
-        if time.monotonic() - self._saved > self.recipe.save_seconds and torch.isfinite(self.losses).all():
+        # The end of an epoch saves by itself; never write down weights that a NaN may have reached.
+        due = time.monotonic() - self._saved > self.recipe.save_seconds and not ended
+        if due and torch.isfinite(self.losses).all():
             self._save()
 
     def _end_epoch(self) -> None:
@@ -276,7 +259,7 @@ class Trainer:
     def _restore(self) -> None:
         path = self.folder.path / checkpoint.LAST
         if not path.is_file():
-            self.folder.rewind(-1)
+            self.folder.rewind(-1, -1)
             return
         state = checkpoint.load(path, self.world.device)
         self.network.load_state_dict(state["model"])
@@ -287,7 +270,7 @@ class Trainer:
         self.step, self.evaluated, self.best = state["step"], state["evaluated"], state["best"]
         self.losses, self.seconds = state["losses"].to(self.world.device), state["seconds"]
         self.scores, self.card = state["scores"], self.card or state["card"]
-        self.folder.rewind(self.step)
+        self.folder.rewind(self.step, self.evaluated)
         self._say(f"resumed after step {self.step}")
 
     def _say(self, text: str, level: int = logging.INFO) -> None:
