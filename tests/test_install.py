@@ -90,6 +90,16 @@ def test_pip_install_beside_torch(package, pip, editable, tree, tmp_path):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
+def test_pip_install_into_an_empty_environment(package, tree, tmp_path):
+    """pip fetches the newest torch, to build with and to run with: the only test that leaves the tested set."""
+    python = new_environment(tmp_path / "env", "pip", torch=False)
+    run(python, "-m", "pip", "install", "-q", tree, **{f"{package.upper()}_CUDA": "0"})
+    info, _ = try_out(package, python, tmp_path)
+    assert info["active_cpu"] == "native"
+    shutil.rmtree(tmp_path / "env")  # 5 GB that pytest would keep
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_without_a_compiler_it_installs_and_says_so_once(package, tree, tmp_path):
     python = new_environment(tmp_path / "env", "pip")
     bare = {"PATH": str(python.parent), "CC": "no-such-compiler", "CXX": "no-such-compiler", "CUDA_HOME": "/no/cuda"}
