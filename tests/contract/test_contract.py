@@ -114,7 +114,7 @@ def test_deterministic_to_the_bit(op, place):
 
 
 def test_same_bits_for_any_number_of_threads(op, place, request):
-    if place != "cpu" or op.package.backend_info()["active"]["cpu"] != "native" or not op.thread_independent:
+    if place != "cpu" or op.package.backend_info()["active_cpu"] != "native" or not op.thread_independent:
         pytest.skip("promised by native CPU kernels only")
     threads = torch.get_num_threads()
     request.addfinalizer(lambda: torch.set_num_threads(threads))
