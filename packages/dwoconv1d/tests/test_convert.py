@@ -96,6 +96,10 @@ def test_report_counts():
     assert max(map(len, text.splitlines())) < 200
 
 
+hooked = depthwise(4, 5)
+hooked.register_forward_hook(lambda module, args, out: out.relu())
+
+
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
@@ -108,6 +112,7 @@ def test_report_counts():
         (depthwise(4, 5, padding="valid"), "padding valid"),
         (depthwise(4, 5, dilation=(1, 2), padding=(2, 4)), "dilations 1 and 2"),
         (depthwise(4, 5, padding_mode="reflect"), "padding mode 'reflect'"),
+        (hooked, "it has hooks"),
         (nn.utils.parametrizations.weight_norm(depthwise(4, 5)), "ParametrizedConv2d"),
         (type("SameConv2d", (nn.Conv2d,), {})(4, 4, 5, padding=2, groups=4), "SameConv2d"),
     ],

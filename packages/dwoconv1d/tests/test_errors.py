@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from dwoconv1d import assign_angles, oriented_conv1d_at, rasterize, tap_offsets
+from dwoconv1d import OrientedConv1d, assign_angles, oriented_conv1d, oriented_conv1d_at, rasterize, tap_offsets
 
 ANGLE = torch.zeros(4)
 
@@ -51,9 +52,15 @@ def test_says_what_is_wrong(call, error, says):
     assert "\n" not in str(caught.value)
 
 
-def test_angle_may_learn_elsewhere_while_nothing_is_differentiated():
-    from dwoconv1d import oriented_conv1d
+def test_any_integer_type_will_do():
+    size, stride, dilation = np.int64(3), np.int32(2), torch.tensor(2)
+    assert tap_offsets(size, ANGLE, dilation=dilation)[0].shape == (4, 3)
+    x, weight = torch.ones(1, 4, 6, 6), torch.ones(4, 3)
+    assert oriented_conv1d(x, weight, ANGLE, stride=(stride, 1)).shape == (1, 4, 3, 6)
+    assert OrientedConv1d(4, size, stride=stride, dilation=dilation)(x).shape == (1, 4, 3, 3)
 
+
+def test_angle_may_learn_elsewhere_while_nothing_is_differentiated():
     learning = torch.zeros(4, requires_grad=True)
     with torch.no_grad():
         oriented_conv1d(torch.ones(1, 4, 2, 2), torch.ones(4, 3), learning)

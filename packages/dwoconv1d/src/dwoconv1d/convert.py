@@ -47,7 +47,6 @@ def convert(
         the model, with a `ConvertReport` as its attribute `convert_report`: per layer what replaced what, weights
         kept, refitted (the error is the norm of what does not lie on the line by the norm of the kernel) or
         reinitialised, parameters, and multiply-adds per output pixel; convolutions that were left, with the reason.
-        Forward hooks do not move.
 
     Raises:
         TypeError, ValueError: a bad `kernel_size`, `directions` or `offset`, an unknown `rounding` or `weights`.
@@ -100,6 +99,8 @@ def _unfit(layer: nn.Conv2d) -> str:
     (height, width), (dilation_h, dilation_w) = layer.kernel_size, layer.dilation
     if type(layer) is not nn.Conv2d:
         return f"{type(layer).__name__} may compute something else than nn.Conv2d"
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+        return "it has hooks, which would be lost"
     if not layer.groups == layer.in_channels == layer.out_channels:
         return "not depthwise, groups=channels"
     if height * width == 1:

@@ -26,7 +26,7 @@ def oriented_conv1d(
     residual: bool = False,
     rounding: str = "trunc",
 ) -> Tensor:  # (N, C, ceil(H / stride), ceil(W / stride))
-    """Depthwise convolution whose K taps lie on a rasterised line through the pixel, one angle per channel (section 3).
+    """Depthwise convolution whose K taps lie on a rasterised line through the pixel, one angle per channel.
 
         y[n, c, p, q] = bias[c] + sum_s weight[c, s] * x[n, c, p * stride + dy[c, s], q * stride + dx[c, s]]
 
@@ -45,11 +45,11 @@ def oriented_conv1d(
         rounding: "trunc" (the authors', towards zero) or "nearest"; see `tap_offsets`.
 
     Raises:
-        TypeError: a tensor that is not floating point, dtypes that differ, a stride that is no integer. ValueError:
-        shapes that do not fit, tensors on several devices, an angle that is not finite or requires a gradient,
-            no taps, a stride or dilation below 1, an unknown rounding. On CUDA the look at `angle` waits for the
-            device; it is left out under CUDA graph capture, `torch.compile` and `torch.export`. `OrientedConv1d`
-            never waits.
+        TypeError: a tensor that is not floating point, dtypes that differ, a stride that is no integer.
+        ValueError: shapes that do not fit, tensors on several devices, an angle that is not finite or requires a
+            gradient, no taps, a stride or dilation below 1, an unknown rounding. On CUDA the look at `angle` waits for
+            the device; it is left out under CUDA graph capture, `torch.compile` and `torch.export`. `OrientedConv1d`
+            looks only when its angles are set or loaded.
 
     Example:
         >>> x = torch.randn(2, 8, 14, 14)
@@ -115,12 +115,13 @@ def tap_offsets(
 
     With j = (s - K // 2) * dilation in float32 arithmetic: dy = round(-sin(angle) * j), dx = round(cos(angle) * j),
     where "trunc" rounds towards zero, as a C cast does, and "nearest" to the nearest integer, ties to even. At 0 the
-    taps run from left to right, at pi / 2 from bottom to top. Truncation makes oblique lines shorter than K: with K =
-    3 all taps but those of horizontal and vertical lines fall on one pixel.
+    taps run from left to right, at pi / 2 from bottom to top. Truncation makes oblique lines shorter than K: with 3
+    taps, all lines but horizontal and vertical ones are a single pixel.
 
     Raises:
-        TypeError: `angle` is not a floating-point tensor, `kernel_size` or `dilation` is no integer. ValueError:
-        `angle` is not of shape (C,) or not finite, `kernel_size` or `dilation` is below 1, unknown rounding.
+        TypeError: `angle` is not a floating-point tensor, `kernel_size` or `dilation` is no integer.
+        ValueError: `angle` is not of shape (C,) or not finite, `kernel_size` or `dilation` is below 1, unknown
+            rounding.
 
     Example:
         >>> dy, dx = tap_offsets(5, torch.tensor([math.pi / 4]))

@@ -65,7 +65,7 @@ class OrientedConv1d(nn.Module):
         self.channels = positive_int("channels", channels)
         self.kernel_size = positive_int("kernel_size", kernel_size)
         self.stride = positive_pair("stride", stride)
-        self.dilation, self.residual, self.rounding = dilation, residual, rounding
+        self.dilation, self.residual, self.rounding = positive_int("dilation", dilation), bool(residual), rounding
         self.directions, self.offset, self.own_angle = directions, offset, angle is not None
         # Kept beside the buffer: `reset_parameters` needs it after a start on the meta device.
         self._first_angle = self._resolve(angle)
@@ -110,8 +110,7 @@ class OrientedConv1d(nn.Module):
             raise ValueError(f"angle must have shape {(self.channels,)}, but it has shape {tuple(angle.shape)}.")
         if angle.dtype != torch.float32:
             self.angle = angle = angle.float()
-        # DDP writes into buffers at every step: on CUDA the look at the values would make each of them wait for the
-        # device.
+        # DDP writes into buffers at every step, and on CUDA a look at their values waits for the device.
         if not angle.is_cuda or seen is None or seen[0] is not angle:
             functional.check_angle(angle)
         taps = reference.tap_offsets(self.kernel_size, angle, dilation=self.dilation, rounding=self.rounding)

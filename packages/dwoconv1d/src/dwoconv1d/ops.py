@@ -36,8 +36,6 @@ backends = Backends("dwoconv1d", SCHEMAS, KERNELS)
 _forward = torch.ops.dwoconv1d.oriented_conv1d.default
 _grad_input = torch.ops.dwoconv1d.oriented_conv1d_grad_input.default
 _grad_weight = torch.ops.dwoconv1d.oriented_conv1d_grad_weight.default
-
-
 _functions: dict[object, type[torch.autograd.Function]] = {}  # the same ops for torch.func, filled by _register
 
 

@@ -1,6 +1,6 @@
 """The formulas of the oriented 1D convolution in plain, differentiable torch: oracle, fallback and documentation.
 
-"Convolutional Networks with Oriented 1D Kernels", Kirchmeyer and Deng, ICCV 2023, section 3. Tap s of channel c lies
+"Convolutional Networks with Oriented 1D Kernels", Kirchmeyer and Deng, ICCV 2023. Tap s of channel c lies
 (dy[c, s], dx[c, s]) pixels from the output position; pixels outside the image are zero; with r = K // 2 the centre tap:
 
     y[n, c, p, q] = bias[c] + sum_s (weight[c, s] + residual * [s == r]) * x[n, c, p * stride + dy, q * stride + dx]

@@ -12,7 +12,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def positive_int(name: str, value: Any) -> int:
-    """Returns `value` if it is an integer of at least 1.
+    """Returns `value`, of any integer type, as an `int` of at least 1.
 
     Raises:
         TypeError: not an integer.
@@ -22,7 +22,7 @@ def positive_int(name: str, value: Any) -> int:
         raise TypeError(f"{name} must be an integer, but it is {value!r}.")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, but it is {value}.")
-    return value
+    return value if hasattr(value, "node") else int(value)  # a SymInt stays symbolic
 
 
 def positive_pair(name: str, value: Any) -> tuple[int, int]:
@@ -31,7 +31,7 @@ def positive_pair(name: str, value: Any) -> tuple[int, int]:
         if len(value) != 2:
             raise ValueError(f"{name} must be one integer or a pair (rows, columns), but it is {value!r}.")
         return positive_int(name, value[0]), positive_int(name, value[1])
-    return positive_int(name, value), value
+    return (positive_int(name, value),) * 2
 
 
 def floating_tensor(name: str, value: object, shape: str) -> None:
