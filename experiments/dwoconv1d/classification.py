@@ -74,7 +74,7 @@ SMOKE: dict[str, Any] = {
     "mixup": 0.0,
     "cutmix": 0.0,
     "label_smoothing": 0.0,
-    "augment": {"rand_augment": "", "erase": 0.0, "padding": 2},
+    "augment": {"rand_augment": "", "erase": 0.0, "hflip": 0.0, "padding": 2},  # digits must not be flipped
     "drop_path": 0.0,
     "ema_decay": 0.998,  # remembers 500 of 3 748 steps
     "ema_warmup": True,
@@ -120,8 +120,9 @@ def main() -> int:
 
     plans = []
     for variant in args.variant or (["1d", "2d"] if args.smoke else ["1d"]):
-        chosen = smoke_recipe(variant) if args.smoke else recipe(args.size, variant)
-        plans.append((variant, chosen, card(args.size, variant, smoke=args.smoke)))
+        size = "tiny" if args.smoke else args.size
+        chosen = smoke_recipe(variant) if args.smoke else recipe(size, variant)
+        plans.append((variant, chosen, card(size, variant, smoke=args.smoke)))
     return experiment.run(plans, args)
 
 

@@ -64,7 +64,9 @@ class Report:
 
     def _notes(self) -> list[str]:
         runs = [run for row in self.rows for run in row.runs]
-        notes = ["Accuracies are top-1 in percent after the last epoch (no epoch was picked by its test accuracy)."]
+        notes = [
+            "Top-1 in percent after the last epoch (none was picked by its test accuracy); time includes evaluation."
+        ]
         notes += [f"Data: {text}." for text in _unique(run["data_source"].rstrip(".") for run in runs)]
         notes += [f"Paper: {text}." for text in _unique(run["paper"]["source"] for run in runs if "paper" in run)]
         notes += [f"Measured on {birth}." for birth in _unique(map(_birth, runs))]

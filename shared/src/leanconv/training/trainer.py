@@ -174,9 +174,7 @@ class Trainer:
                 f"stopped after step {self.step}, in epoch {self._epoch()}; "
                 f"`leanconv train --resume {self.folder.path}` continues exactly there"
             )
-        # The end of an epoch saves by itself; never write down weights that a NaN may have reached.
-        due = time.monotonic() - self._saved > self.recipe.save_seconds and not ended
-        if due and torch.isfinite(self.losses).all():
+        if time.monotonic() - self._saved > self.recipe.save_seconds and not ended:  # an epoch's end saves by itself
             self._save()
 
     def _end_epoch(self) -> None:
@@ -204,11 +202,13 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         """Plain weights under bare names, averaged ones under ``ema_``."""
-        scores = evaluate(self.network, self.eval_loader, self.recipe)
-        scores = {("val_loss" if key == "loss" else key): value for key, value in scores.items()}
-        if self.ema:
-            averaged = evaluate(self.ema.module, self.eval_loader, self.recipe)
-            scores |= {f"ema_{'val_loss' if key == 'loss' else key}": value for key, value in averaged.items()}
+        scores: dict[str, float] = {}
+        for prefix, network in (("", self.network), ("ema_", self.ema and self.ema.module)):
+            if network is not None:
+                self.world.share(network.buffers())
+                found = evaluate(network, self.eval_loader, self.recipe)
+                found["val_loss"] = found.pop("loss")
+                scores |= {prefix + key: value for key, value in found.items()}
         return scores
 
     def _summary(self) -> dict[str, Any]:
@@ -243,7 +243,7 @@ class Trainer:
 
     def _save(self) -> None:
         self._saved = time.monotonic()
-        if not self.world.main:
+        if not (self.world.main and torch.isfinite(self.losses).all()):  # never keep what a NaN may have reached
             return
         state = self._weights() | {
             "optimizer": self.optimizer.state_dict(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -42,6 +42,12 @@ class World:
             value = value.clone()
             dist.all_reduce(value)
         return value.item() / self.size
+
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give all processes the main one's values: each has its own running statistics of batch norms."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def barrier(self) -> None:
         if self.size > 1:
