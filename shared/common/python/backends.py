@@ -107,7 +107,8 @@ class Backends:
 
         return {
             "chosen": self.chosen,
-            **{f"active_{device}": self.active(device) for device in KEYS},
+            "active_cpu": self.active("cpu"),
+            "active_cuda": self.active("cuda") if torch.cuda.is_available() else "no GPU is visible",
             **{f"native_{device}": native(device) for device in KEYS},
             "cupy": self.why["cupy"] or "available",
             "reference": "available",
