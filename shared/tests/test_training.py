@@ -89,7 +89,7 @@ def state(run: Path) -> dict:
 # Exact resume --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_run_resumes_to_the_same_bits(number, unbroken, tmp_path):
     run, config = tmp_path / "run", tmp_path / "recipe.json"
     run_folder.write_json(config, FULL.to_dict())
@@ -130,7 +130,7 @@ def test_second_interrupt_is_not_swallowed():
     from leanconv.training.world import Interrupt
 
     with Interrupt() as interrupt:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)  # as batch systems send it, treated like Ctrl-C
         assert interrupt.asked
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -265,9 +265,10 @@ def test_a_lost_run_stops_and_keeps_its_last_good_weights(tmp_path):
 
 
 def test_it_learns(tmp_path):
-    data = build.data(SMALL.override(["train_images=2000", "test_images=500"]))
-    recipe = SMALL.override(["lr=5e-3", "warmup_epochs=0.5", "epochs=4", "log_every=1000", "ema_decay=0.95"])
-    summary = fit(recipe, tmp_path / "run", data=data).summary
+    network = {"depths": (1, 1), "dims": (16, 32), "kernel_sizes": (5, 3), "layer_scale_init_value": 5.0}
+    changes = {"train_images": 1500, "test_images": 300, "lr": 5e-3, "warmup_epochs": 0.5, "ema_decay": 0.95}
+    recipe = SMALL.override({"model": "convnext_tiny_2d", "model_kwargs": network, "log_every": 1000, **changes})
+    summary = fit(recipe, tmp_path / "run").summary
     assert summary["top1"] > 0.6
     assert summary["ema_top1"] > 0.6
 
