@@ -1,12 +1,14 @@
 // Runs CUDA source on the CPU, to test what it computes on machines without a GPU. It says nothing about speed.
 //
-// g++ compiles a kernel and its launcher with this header in the place of CUDA's own (see __init__.py). Blocks run one after
-// another, each thread of a block as a fibre that runs until the next barrier, shuffle or ballot: one legal order of many.
-// `emulator_order` picks another one, so that a race shows as a different result. Shared memory starts as NaN in every block, and
-// a guard behind it tells whether a block wrote past what it asked for. What a program may not do ends it with a message:
-// threads that part before a barrier, lanes missing from a warp's operation, more shared memory than was asked for.
+// g++ compiles a kernel and its launcher with this header in the place of CUDA's own (see __init__.py). Blocks run one
+// after another, each thread of a block as a fibre that runs until the next barrier, shuffle or ballot: one legal order
+// of many. `emulator_order` picks another one, so that a race shows as a different result: a warp runs as far ahead of
+// the others as it can. Shared memory starts as NaN in every block, and a guard behind it tells whether a block wrote
+// past what it asked for. What a program may not do ends it with a message: threads that part before a barrier, lanes
+// missing from a warp's operation, more shared memory than was asked for.
 //
-// Covered: one-dimensional grids launched by cudaLaunchKernelEx, dynamic shared memory through leanconv::dynamic_shared,
+// Covered: one-dimensional grids launched by cudaLaunchKernelEx, dynamic shared memory through
+// leanconv::dynamic_shared,
 // __syncthreads, __syncwarp, full-warp shuffles and ballots, int atomics on shared memory. Add what a kernel needs.
 #pragma once
 
@@ -45,7 +47,8 @@ constexpr size_t kEmulatedShared = 227 * 1024, kEmulatedGuard = 4096;
 alignas(16) inline unsigned char shared_memory[kEmulatedShared + kEmulatedGuard];
 }  // namespace leanconv
 
-// 0: threads and blocks in order, 1: in reverse, others: seed of a new order at every step.
+// 0: blocks, warps and threads in order, 1: in reverse, others: seed of a new order at every step; odd seeds let warps
+// keep pace.
 inline int emulator_order = 0;
 
 namespace emulator {
@@ -99,6 +102,21 @@ inline void release(size_t begin, size_t end) {
   for (size_t i = begin; i < end; ++i) fibres[i].state = State::ready;
 }
 
+// Runs the threads of a warp up to their next barrier, shuffle or ballot; returns whether there is more to run.
+inline bool run_warp(unsigned begin, unsigned end) {
+  bool moved = false;
+  for (const unsigned i : order(end - begin)) {
+    if (fibres[begin + i].state != State::ready) continue;
+    moved = true;
+    running = begin + i;
+    threadIdx = dim3(running);
+    swapcontext(&scheduler, &fibres[running].context);
+  }
+  if (!all(begin, end, State::at_warp)) return moved;
+  release(begin, end);
+  return true;
+}
+
 inline void run_block(unsigned threads) {
   for (unsigned i = 0; i < threads; ++i) {
     Fibre& f = fibres[i];
@@ -110,16 +128,11 @@ inline void run_block(unsigned threads) {
   }
   while (!all(0, threads, State::done)) {
     bool moved = false;
-    for (const unsigned i : order(threads)) {
-      if (fibres[i].state != State::ready) continue;
-      moved = true;
-      running = i;
-      threadIdx = dim3(i);
-      swapcontext(&scheduler, &fibres[i].context);
-    }
-    for (size_t warp = 0; warp < threads; warp += 32) {
-      const size_t end = std::min<size_t>(warp + 32, threads);
-      if (all(warp, end, State::at_warp)) release(warp, end), moved = true;
+    for (const unsigned warp : order((threads + 31) / 32)) {
+      while (run_warp(warp * 32, std::min(warp * 32 + 32, threads))) {
+        moved = true;
+        if (emulator_order > 1 && emulator_order % 2) break;  // the other warps first
+      }
     }
     if (all(0, threads, State::at_block)) release(0, threads), moved = true;
     if (!moved) fail("threads wait for others that never arrive");
@@ -129,7 +142,8 @@ inline void run_block(unsigned threads) {
 template <typename Call>
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, Call call) {
   using namespace leanconv;
-  if (grid.x == 0 || block.x == 0 || block.x > 1024 || block.x % 32 || shared_bytes > kEmulatedShared) fail("no such launch");
+  if (grid.x == 0 || block.x == 0 || block.x > 1024 || block.x % 32 || shared_bytes > kEmulatedShared)
+    fail("no such launch");
   if (fibres.size() < block.x) fibres = std::vector<Fibre>(block.x);
   gridDim = grid, blockDim = block, body = call;
   random_order.seed(emulator_order);
@@ -200,7 +214,9 @@ To emulator_bits(From value) {
 inline float __uint_as_float(unsigned bits) { return emulator_bits<float>(bits); }
 inline unsigned __float_as_uint(float value) { return emulator_bits<unsigned>(value); }
 inline float emulator_half_to_float(unsigned short bits) { return emulator_bits<_Float16>(bits); }
-inline unsigned short emulator_float_to_half(float value) { return emulator_bits<unsigned short>(static_cast<_Float16>(value)); }
+inline unsigned short emulator_float_to_half(float value) {
+  return emulator_bits<unsigned short>(static_cast<_Float16>(value));
+}
 
 // The host side of a launch, for common/launch.cuh.
 using cudaStream_t = void*;
@@ -219,14 +235,17 @@ struct cudaLaunchConfig_t {
 inline int emulator_shared_limit = leanconv::kEmulatedShared;  // smaller: as an older GPU
 inline const char* cudaGetErrorString(cudaError_t) { return "an emulated error"; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = emulator_shared_limit, cudaSuccess; }
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  return *value = emulator_shared_limit, cudaSuccess;
+}
 template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel, int, int) {
   return cudaSuccess;
 }
 template <typename... Expected, typename... Actual>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Expected...), Actual&&... args) {
-  if (config->dynamicSmemBytes > static_cast<size_t>(emulator_shared_limit)) emulator::fail("more shared memory than the GPU has");
+  if (config->dynamicSmemBytes > static_cast<size_t>(emulator_shared_limit))
+    emulator::fail("more shared memory than the GPU has");
   emulator::run_grid(config->gridDim, config->blockDim, config->dynamicSmemBytes, [&] { kernel(args...); });
   return cudaSuccess;
 }

@@ -1,8 +1,8 @@
-// The CUDA kernels and launches of the oriented 1D convolution as C functions, for test_cuda_source.py: compiled by g++ with
-// tests/emulator.
-#include "cuda/oriented_conv1d_kernel.cu"
-
+// The CUDA kernels and launches of the oriented 1D convolution as C functions, for test_cuda_source.py: compiled by g++
+// with tests/emulator.
 #include <map>
+
+#include "cuda/oriented_conv1d_kernel.cu"
 
 namespace dwoconv1d {
 
@@ -44,6 +44,8 @@ void launch(const char* name, const Params* params, long long blocks, int shared
 // What the compiled library does with sizes, strides and pointers that are already set.
 void plan(Params* params, int dtype, int weight_sums) { make_plan(params, static_cast<DType>(dtype), weight_sums, 0); }
 void native_gather(const Params* params, int dtype) { launch_gather(*params, static_cast<DType>(dtype), nullptr); }
-void native_grad_weight(const Params* params, int dtype) { launch_grad_weight(*params, static_cast<DType>(dtype), nullptr); }
+void native_grad_weight(const Params* params, int dtype) {
+  launch_grad_weight(*params, static_cast<DType>(dtype), nullptr);
+}
 
 }  // extern "C"

@@ -48,7 +48,9 @@ def kernels(library, monkeypatch):
         shape = (*like.shape[:2], height, width)
         order = torch.channels_last if reference.channels_last(like) else torch.contiguous_format
         strides = torch.empty(shape, memory_format=order).stride()
-        outputs.append(torch.full([like.shape[0] * like.shape[1] * height * width + 2 * MARGIN], torch.nan, dtype=like.dtype))
+        outputs.append(
+            torch.full([like.shape[0] * like.shape[1] * height * width + 2 * MARGIN], torch.nan, dtype=like.dtype)
+        )
         return outputs[-1].as_strided(shape, strides, MARGIN)
 
     def launch(name, params, blocks, shared_bytes, device):
@@ -68,14 +70,16 @@ def draw(shape, dtype, layout="nchw", seed=0):
     """Random numbers with NaN all around and between them, wherever no element lies."""
     n, c, h, w = shape
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-    around = {"nchw": (n, c, h, w), "channels_last": (n, h, w, c), "slice": (n + 1, c + 2, h + 3, w + 5),
-              "channel_slice": (n + 1, h + 2, w + 1, c + 3), "reversed": (w, h, c, n)}[layout]  # fmt: skip
+    around, cut = {
+        "nchw": ((n, c, h, w), lambda t: t),
+        "channels_last": ((n, h, w, c), lambda t: t.permute(0, 3, 1, 2)),
+        "slice": ((n + 1, c + 2, h + 3, w + 5), lambda t: t[1:, 1:-1, 2:-1, 3:-2]),
+        "channel_slice": ((n + 1, h + 2, w + 1, c + 3), lambda t: t[1:, 1:-1, :-1, 2:-1].permute(0, 3, 1, 2)),
+        "reversed": ((w, h, c, n), lambda t: t.permute(3, 2, 1, 0)),
+    }[layout]
     buffer = torch.full([torch.Size(around).numel() + 2 * MARGIN], torch.nan, dtype=dtype)
-    whole = buffer[MARGIN:-MARGIN].view(around)
-    view = {"nchw": lambda: whole, "channels_last": lambda: whole.permute(0, 3, 1, 2), "slice": lambda: whole[1:, 1:-1, 2:-1, 3:-2],
-            "channel_slice": lambda: whole[1:, 1:-1, :-1, 2:-1].permute(0, 3, 1, 2), "reversed": lambda: whole.permute(3, 2, 1, 0)}[layout]()  # fmt: skip
-    view.copy_(values)
-    return view
+    view = cut(buffer[MARGIN:-MARGIN].view(around))
+    return view.copy_(values)
 
 
 def lines(channels, kernel_size, dilation=1):
@@ -85,7 +89,9 @@ def lines(channels, kernel_size, dilation=1):
 
 def scattered(channels, kernel_size, reach):
     """Any table is legal: far outside, equal neighbours, the ends of int32."""
-    offsets = torch.randint(-reach, reach + 1, (2, channels, kernel_size), generator=torch.Generator().manual_seed(1)).int()
+    offsets = torch.randint(
+        -reach, reach + 1, (2, channels, kernel_size), generator=torch.Generator().manual_seed(1)
+    ).int()
     offsets[:, :, 1::3] = offsets[:, :, 0::3][:, :, : offsets[:, :, 1::3].shape[2]]
     offsets[0, 0, -1], offsets[1, -1, 0] = -(2**31), 2**31 - 1
     return offsets
@@ -145,7 +151,9 @@ def test_agrees_with_the_reference(kernels, case, layout, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize(("size", "dilation", "stride"), [((16, 26), 4, (1, 1)), ((12, 40), 8, (1, 1)), ((30, 40), 7, (2, 2))])
+@pytest.mark.parametrize(
+    ("size", "dilation", "stride"), [((16, 26), 4, (1, 1)), ((12, 40), 8, (1, 1)), ((30, 40), 7, (2, 2))]
+)
 def test_agrees_where_shared_memory_is_short(kernels, library, monkeypatch, size, dilation, stride, layout, dtype):
     """Tiles are cut into bands of rows, and where the halo alone is too large, taps come in several rounds."""
     library.set_shared_limit(24000)
@@ -169,9 +177,16 @@ def test_agrees_on_drawn_cases(kernels):
 
     for _ in range(40):
         shape = number(1, 5), number(1, 12), number(1, 20), number(1, 20)
-        offsets = scattered(shape[1], number(1, 40), number(0, 25)) if number(0, 1) else lines(shape[1], number(1, 33), number(1, 3))
+        offsets = (
+            scattered(shape[1], number(1, 40), number(0, 25))
+            if number(0, 1)
+            else lines(shape[1], number(1, 33), number(1, 3))
+        )
         stride = number(1, 4), number(1, 4)
-        check(*run(kernels, shape, offsets, torch.float64, LAYOUTS[number(0, 4)], stride, bool(number(0, 1))), torch.float64)
+        check(
+            *run(kernels, shape, offsets, torch.float64, LAYOUTS[number(0, 4)], stride, bool(number(0, 1))),
+            torch.float64,
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=lambda d: str(d)[6:])
@@ -187,6 +202,13 @@ def test_no_order_of_threads_changes_a_bit(kernels, library, case, layout, dtype
         assert all(torch.equal(a, b) for a, b in zip(first, again))
 
 
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_a_stride_beyond_shared_memory(kernels, layout):
+    x, weight, offsets = draw((1, 2, 2, 90000), torch.float32, layout), torch.ones(2, 5), lines(2, 5)
+    y = kernels.oriented_conv1d(x, weight, offsets, None, 1, 89999, False)
+    check([y], [reference.forward(x.double(), weight.double(), offsets, None, 1, 89999, False)], torch.float32)
+
+
 @pytest.mark.parametrize("shape", [(0, 3, 5, 6), (2, 0, 5, 6), (2, 3, 0, 6), (2, 3, 5, 0)], ids=str)
 def test_empty(kernels, shape):
     got, expected = run(kernels, shape, lines(shape[1], 5), torch.float32)
@@ -199,7 +221,9 @@ def test_infinities_stay_where_they_belong(kernels, layout):
     x, weight, offsets = draw((3, 9, 6, 7), torch.float16, layout), torch.ones(9, 7).half(), lines(9, 7)
     x[1, 4, 2, 3] = torch.inf
     y = kernels.oriented_conv1d(x, weight, offsets, None, 1, 1, False)
-    assert torch.equal(y.isinf(), reference.forward(x, weight, offsets, None, 1, 1, False).isinf()) and not y.isnan().any()
+    assert (
+        torch.equal(y.isinf(), reference.forward(x, weight, offsets, None, 1, 1, False).isinf()) and not y.isnan().any()
+    )
 
 
 @pytest.mark.parametrize("weight_sums", [False, True])
@@ -211,9 +235,15 @@ def test_python_plans_as_the_library_does(kernels, library, weight_sums):
         values = [int(v) for v in torch.randint(0, 2**20, (12,), generator=draws)]
         python, native = cupy_backend.Params(), cupy_backend.Params()
         for p in (python, native):
-            p.batch, p.channels, p.taps = values[0] % 70, values[1] % 600, values[2] % (40 if values[3] % 4 else 4000) + 1
+            p.batch, p.channels, p.taps = (
+                values[0] % 70,
+                values[1] % 600,
+                values[2] % (40 if values[3] % 4 else 4000) + 1,
+            )
             p.source_h, p.source_w = (v % (64 if values[4] % 2 else 3000) for v in values[5:7])
-            p.stride_h, p.stride_w = (min(v % 4 + 1, max(side, 1)) for v, side in zip(values[7:9], (p.source_h, p.source_w)))
+            p.stride_h, p.stride_w = (
+                min(v % 4 + 1, max(side, 1)) for v, side in zip(values[7:9], (p.source_h, p.source_w))
+            )
             p.cells_h, p.cells_w = -(-p.source_h // p.stride_h), -(-p.source_w // p.stride_w)
             p.grad_input = values[9] % 2 and not weight_sums
             p.source_stride[:] = (0, 1, 7, p.channels) if values[10] % 2 else (0, 7, 7, 1)

@@ -1,4 +1,5 @@
-// Which instruction set the CPU kernels run on: found once at run time, and capped on request so that every level can be tested.
+// Which instruction set the CPU kernels run on: found once at run time, and capped on request so that every level can
+// be tested.
 #pragma once
 
 #include <cstdlib>

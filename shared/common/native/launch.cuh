@@ -1,4 +1,5 @@
-// Launching a kernel that takes one params struct, with errors a user can act on. Host side; included by .cu files alone.
+// Launching a kernel that takes one params struct, with errors a user can act on. Host side; included by .cu files
+// alone.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -41,8 +42,8 @@ inline void check(cudaError_t error, const char* package) {
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
     const std::string capability = std::to_string(major) + "." + std::to_string(minor);
-    message += ". Its kernels were compiled for " + compiled_archs() + ", this GPU has compute capability " + capability +
-               ". Build it again with TORCH_CUDA_ARCH_LIST=" + capability;
+    message += ". Its kernels were compiled for " + compiled_archs() + ", this GPU has compute capability " +
+               capability + ". Build it again with TORCH_CUDA_ARCH_LIST=" + capability;
   }
   throw std::runtime_error(message + ".");
 }
@@ -56,10 +57,11 @@ inline int64_t shared_limit(int device, const char* package) {
 
 // Queues kernel(params) on `stream`; grids are one-dimensional, so the 65535 limit of y and z never matters.
 template <typename Params>
-void launch(void (*kernel)(Params), const Params& params, int64_t blocks, int threads, int64_t shared_bytes, void* stream,
-            const char* package) {
+void launch(void (*kernel)(Params), const Params& params, int64_t blocks, int threads, int64_t shared_bytes,
+            void* stream, const char* package) {
   if (shared_bytes > kDefaultShared) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), package);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
+          package);
   }
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));

@@ -1,4 +1,5 @@
-// Scalars of device code and what it needs beside them: no host header, so nvcc, NVRTC and tests/emulator all read this.
+// Scalars of device code and what it needs beside them: no host header, so nvcc, NVRTC and tests/emulator all read
+// this.
 #pragma once
 
 namespace leanconv {
@@ -64,7 +65,8 @@ __device__ inline long long minimum(long long a, long long b) { return a < b ? a
 __device__ inline long long maximum(long long a, long long b) { return a > b ? a : b; }
 __device__ inline long long ceil_div(long long a, long long b) { return (a + b - 1) / b; }
 
-// Quotients by a divisor known only at run time, for dividends below 2^32 / divisor: a multiplication instead of ~20 instructions.
+// Quotients by a divisor known only at run time, for dividends below 2^32 / divisor: a multiplication instead of ~20
+// instructions.
 struct Divider {
   unsigned divisor, magic;
 

@@ -1,5 +1,6 @@
 // edit in shared/common/native/isa.h
-// Which instruction set the CPU kernels run on: found once at run time, and capped on request so that every level can be tested.
+// Which instruction set the CPU kernels run on: found once at run time, and capped on request so that every level can
+// be tested.
 #pragma once
 
 #include <cstdlib>

@@ -33,12 +33,14 @@ void* current_stream(const Tensor& t) {
 }
 
 // `cells` has the grid of positions the taps start from: the output, or its gradient.
-Params make_params(const Tensor& source, const Tensor& target, const Tensor& cells, const Tensor& offsets, int64_t stride_h,
-                   int64_t stride_w) {
+Params make_params(const Tensor& source, const Tensor& target, const Tensor& cells, const Tensor& offsets,
+                   int64_t stride_h, int64_t stride_w) {
   const int64_t height = std::max({source.size(2), target.size(2), int64_t{1}});
   const int64_t width = std::max({source.size(3), target.size(3), int64_t{1}});
-  STD_TORCH_CHECK(representable({source.size(0), source.size(1), offsets.size(2)}, {height, width, cells.size(2), cells.size(3)}),
-                  "an image of ", height, " rows and ", width, " columns, batch ", source.size(0), ", is too large in one dimension");
+  STD_TORCH_CHECK(
+      representable({source.size(0), source.size(1), offsets.size(2)}, {height, width, cells.size(2), cells.size(3)}),
+      "an image of ", height, " rows and ", width, " columns, batch ", source.size(0),
+      ", is too large in one dimension");
   Params p = {};
   p.source = source.const_data_ptr();
   p.target = target.mutable_data_ptr();
@@ -124,4 +126,6 @@ STABLE_TORCH_LIBRARY_IMPL(dwoconv1d, CUDA, m) {
   m.impl("oriented_conv1d_grad_weight", TORCH_BOX(&dwoconv1d::oriented_conv1d_grad_weight));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dwoconv1d, CompositeExplicitAutograd, m) { m.impl("cuda_archs", TORCH_BOX(&dwoconv1d::cuda_archs)); }
+STABLE_TORCH_LIBRARY_IMPL(dwoconv1d, CompositeExplicitAutograd, m) {
+  m.impl("cuda_archs", TORCH_BOX(&dwoconv1d::cuda_archs));
+}

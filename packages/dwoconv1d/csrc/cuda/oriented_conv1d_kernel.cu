@@ -1,10 +1,9 @@
 // Plans and launches the kernels. No torch header: compiles in seconds per architecture.
-#include "cuda/oriented_conv1d_kernel.h"
-
 #include <algorithm>
 
 #include "common/launch.cuh"
 #include "cuda/oriented_conv1d_kernel.cuh"
+#include "cuda/oriented_conv1d_kernel.h"
 
 namespace dwoconv1d {
 namespace {
@@ -33,7 +32,8 @@ int64_t even_tile(int64_t cells, int64_t limit) {
   return std::max<int64_t>(ceil_ratio(cells, std::max<int64_t>(ceil_ratio(cells, limit), 1)), 1);
 }
 
-// Source pixels along one side of a tile whose taps lie on a line of neighbours. A longer halo is met with a smaller part of it.
+// Source pixels along one side of a tile whose taps lie on a line of neighbours. A longer halo is met with a smaller
+// part of it.
 int64_t extent(int64_t tile, int64_t cells, int64_t step, int64_t size, int64_t taps) {
   const int64_t halo = std::min(taps - 1, size - 1 + (cells - 1) * step);
   return (tile - 1) * step + 1 + std::max<int64_t>(halo, 0);
@@ -78,7 +78,10 @@ bool representable(const int64_t (&sizes)[3], const int64_t (&sides)[4]) {
 
 void make_plan(Params* params, DType dtype, bool weight_sums, int device) {
   Params& p = *params;
-  const int64_t bytes = dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2, sum_bytes = std::max<int64_t>(bytes, 4);
+  const int64_t bytes = dtype == DType::float64   ? 8
+                        : dtype == DType::float32 ? 4
+                                                  : 2,
+                sum_bytes = std::max<int64_t>(bytes, 4);
   const int64_t channels = channels_per_block(p, bytes), side = channels > 1 ? 32 : 64;
   const int64_t images = channels == 1 && bytes == 2 ? 2 : 1;  // per slot of the tile
   const int64_t step_h = p.grad_input ? 1 : p.stride_h, step_w = p.grad_input ? 1 : p.stride_w;
@@ -90,8 +93,8 @@ void make_plan(Params* params, DType dtype, bool weight_sums, int device) {
   p.list_taps = weight_sums ? taps_at_once(p.taps) : std::min<int64_t>(p.taps, kMaxListed);
   const int64_t entry_bytes = weight_sums ? 8 : 2 * sum_bytes;
   const int64_t before_tile = kHeadBytes + p.list_taps * channels * entry_bytes + 16;
-  const int64_t pixels = extent(p.tile_h, p.cells_h, step_h, p.source_h, p.taps) *
-                         extent(p.tile_w, p.cells_w, step_w, p.source_w, p.taps);
+  const int64_t pixels =
+      extent(p.tile_h, p.cells_h, step_h, p.source_h, p.taps) * extent(p.tile_w, p.cells_w, step_w, p.source_w, p.taps);
   const int64_t tile = p.tile_n * (pixels + (channels > 1 ? 128 : 0)) * channels * bytes;
   const int64_t limit = std::min(leanconv::shared_limit(device, kPackage), kMaxShared);
   const int64_t warp_sums = weight_sums ? kWarps * (p.list_taps + 1) * channels * sum_bytes : 0;

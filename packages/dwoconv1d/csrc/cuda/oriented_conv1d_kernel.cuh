@@ -3,8 +3,9 @@
 //   gather   the forward pass and the input gradient: both sum weighted source pixels around a cell
 //   reduce   the weight gradient: sums over images and cells, per block; `finish` then adds the blocks in order
 //
-// A block stages a zero-haloed tile of the source in shared memory and walks a list of the taps that reach the image, those
-// that fall on one pixel merged. Where the halo of all taps is too large for shared memory, it takes fewer taps at a time.
+// A block stages a zero-haloed tile of the source in shared memory and walks a list of the taps that reach the image,
+// those that fall on one pixel merged. Where the halo of all taps is too large for shared memory, it takes fewer taps
+// at a time.
 #pragma once
 
 #include "cuda/oriented_conv1d_tile.cuh"
@@ -18,34 +19,6 @@ struct WeightedTap {
   A weight;
   int offset;
 };
-
-// The live taps [first, last) of one channel and phase, in order, by one warp; neighbours that coincide share a place.
-// Calls emit(place, tap, s, end) for the taps [s, end) of one place and assign(s, place or -1) for every tap; returns the number
-// of places.
-template <typename Emit, typename Assign>
-__device__ int list_taps(const Params& p, int channel, int phase, int first, int last, Emit emit, Assign assign) {
-  const int lane = threadIdx.x & 31;
-  int length = 0;
-  for (int begin = first; begin < last; begin += 32) {
-    const int s = begin + lane;
-    Tap tap = {0, 0, 0, false};
-    if (s < last) tap = locate(p, channel, s);
-    const bool live = tap.live && tap.phase == phase;
-    const int row = __shfl_up_sync(kWarpMask, tap.row, 1), column = __shfl_up_sync(kWarpMask, tap.column, 1);
-    const unsigned lives = __ballot_sync(kWarpMask, live);
-    const bool joins = live && lane > 0 && (lives >> (lane - 1) & 1) && row == tap.row && column == tap.column;
-    const unsigned heads = __ballot_sync(kWarpMask, live && !joins), joined = lives & ~heads;
-    const int place = length + __popc(heads & (kWarpMask >> (31 - lane))) - 1;
-    if (live && !joins) {
-      int end = lane + 1;
-      while (end < 32 && (joined >> end & 1)) ++end;
-      emit(place, tap, s, begin + end);
-    }
-    if (s < last) assign(s, live ? place : -1);
-    length += __popc(heads);
-  }
-  return length;
-}
 
 template <typename T>
 __device__ Accumulator<T> weight_of(const Params& p, int channel, int s) {
@@ -94,7 +67,8 @@ struct Unit {
 };
 
 __device__ inline int unit_count(const Params& p) {
-  return (p.cells_w + p.tile_w - 1) / p.tile_w * ((p.cells_h + p.tile_h - 1) / p.tile_h) * ((p.batch + p.tile_n - 1) / p.tile_n);
+  return (p.cells_w + p.tile_w - 1) / p.tile_w * ((p.cells_h + p.tile_h - 1) / p.tile_h) *
+         ((p.batch + p.tile_n - 1) / p.tile_n);
 }
 
 // Splits a unit into parts of at most `images` slots and `rows` rows of cells.
@@ -103,7 +77,8 @@ __device__ void for_each_part(const Unit& unit, int channel, int images, int row
   for (int image = unit.image; image < unit.last_image; image += images * Images) {
     for (int row = unit.row; row < unit.last_row; row += rows) {
       const int slots = (unit.last_image - image + Images - 1) / Images;
-      body(Part{channel, image, row, unit.column, minimum(slots, images), minimum(unit.last_row - row, rows), unit.columns});
+      body(Part{channel, image, row, unit.column, minimum(slots, images), minimum(unit.last_row - row, rows),
+                unit.columns});
     }
   }
 }
@@ -144,71 +119,74 @@ __global__ void __launch_bounds__(kThreads, ChannelsLast || sizeof(T) == 8 ? 2 :
   int last;
   Tile tile = fit<T, ChannelsLast>(p, channel, 0, p.list_taps, &last, tile_bytes, head);
   const bool whole = last == p.taps;  // else sums wait in registers while one tile follows the other: one row at a time
-  for_each_part<F::kImages>(Unit(p, blockIdx.x % units), channel, whole ? tile.images : 1, whole ? tile.rows : 1, [&](const Part& part) {
-    const Items<F::kChannels> items(part);
-    for (int phase = 0; phase < phases_h * phases_w; ++phase) {
-      for (int base = 0; base < items.count; base += kThreads * kItems) {
-        A sum[kItems][F::kImages];
-#pragma unroll
-        for (int i = 0; i < kItems; ++i) {
-#pragma unroll
-          for (int v = 0; v < F::kImages; ++v) sum[i][v] = bias;
-        }
-        for (int first = 0; first < p.taps; first = last) {
-          if (!whole) tile = fit<T, ChannelsLast>(p, channel, first, p.list_taps, &last, tile_bytes, head);
-          if (!whole || base == 0) {
-            __syncthreads();  // everyone has done with the last tile and list
-            if (!whole || phase == 0) stage<T, ChannelsLast>(p, tile, part, head, slots);
-            for (int c = static_cast<int>(threadIdx.x) / 32; c < F::kChannels && channel + c < p.channels; c += kWarps) {
-              const int length = list_taps(
-                  p, channel + c, phase, first, last,
-                  [&](int place, const Tap& tap, int s, int end) {
-                    A weight = weight_of<T>(p, channel + c, s);
-                    for (int t = s + 1; t < end; ++t) weight += weight_of<T>(p, channel + c, t);
-                    list[place * F::kChannels + c] = {weight, tile.offset(p, head.boxes[c], tap)};
-                  },
-                  [](int, int) {});
-              if ((threadIdx.x & 31) == 0) head.lengths[c] = length;
-            }
-            __syncthreads();
-          }
-          int at[kItems];
-#pragma unroll
-          for (int i = 0; i < kItems; ++i) {  // threads beyond the last cell repeat the first
-            const int item = base + i * kThreads + static_cast<int>(threadIdx.x);
-            int slot, row, column;
-            items.locate(item < items.count ? item : 0, &slot, &row, &column);
-            at[i] = (slot * F::kChannels + lane_channel) * tile.plane + row * step_h(p) * tile.pitch + column;
-          }
-          const int length = channel_exists ? head.lengths[lane_channel] : 0;
-#pragma unroll 2
-          for (int k = 0; k < length; ++k) {
-            const WeightedTap<A> tap = list[k * F::kChannels + lane_channel];
+  for_each_part<F::kImages>(
+      Unit(p, blockIdx.x % units), channel, whole ? tile.images : 1, whole ? tile.rows : 1, [&](const Part& part) {
+        const Items<F::kChannels> items(part);
+        for (int phase = 0; phase < phases_h * phases_w; ++phase) {
+          for (int base = 0; base < items.count; base += kThreads * kItems) {
+            A sum[kItems][F::kImages];
 #pragma unroll
             for (int i = 0; i < kItems; ++i) {
-              const SlotOf<T, ChannelsLast> pixel = slots[at[i] + tap.offset];
 #pragma unroll
-              for (int v = 0; v < F::kImages; ++v) sum[i][v] += tap.weight * pixel.get(v);
+              for (int v = 0; v < F::kImages; ++v) sum[i][v] = bias;
+            }
+            for (int first = 0; first < p.taps; first = last) {
+              if (!whole) tile = fit<T, ChannelsLast>(p, channel, first, p.list_taps, &last, tile_bytes, head);
+              if (!whole || base == 0) {
+                __syncthreads();  // everyone has done with the last tile and list
+                if (!whole || phase == 0) stage<T, ChannelsLast>(p, tile, part, head, slots);
+                for (int c = static_cast<int>(threadIdx.x) / 32; c < F::kChannels && channel + c < p.channels;
+                     c += kWarps) {
+                  const int length = list_taps(
+                      p, channel + c, phase, first, last,
+                      [&](int place, const Tap& tap, int s, int end) {
+                        A weight = weight_of<T>(p, channel + c, s);
+                        for (int t = s + 1; t < end; ++t) weight += weight_of<T>(p, channel + c, t);
+                        list[place * F::kChannels + c] = {weight, tile.offset(p, head.boxes[c], tap)};
+                      },
+                      [](int, int) {});
+                  if ((threadIdx.x & 31) == 0) head.lengths[c] = length;
+                }
+                __syncthreads();
+              }
+              int at[kItems];
+#pragma unroll
+              for (int i = 0; i < kItems; ++i) {  // threads beyond the last cell repeat the first
+                const int item = base + i * kThreads + static_cast<int>(threadIdx.x);
+                int slot, row, column;
+                items.locate(item < items.count ? item : 0, &slot, &row, &column);
+                at[i] = (slot * F::kChannels + lane_channel) * tile.plane + row * step_h(p) * tile.pitch + column;
+              }
+              const int length = channel_exists ? head.lengths[lane_channel] : 0;
+#pragma unroll 2
+              for (int k = 0; k < length; ++k) {
+                const WeightedTap<A> tap = list[k * F::kChannels + lane_channel];
+#pragma unroll
+                for (int i = 0; i < kItems; ++i) {
+                  const SlotOf<T, ChannelsLast> pixel = slots[at[i] + tap.offset];
+#pragma unroll
+                  for (int v = 0; v < F::kImages; ++v) sum[i][v] += tap.weight * pixel.get(v);
+                }
+              }
+            }
+#pragma unroll
+            for (int i = 0; i < kItems; ++i) {
+              const int item = base + i * kThreads + static_cast<int>(threadIdx.x);
+              int slot, row, column;
+              items.locate(item, &slot, &row, &column);
+              const int y = (part.row + row) * phases_h + phase / phases_w,
+                        x = (part.column + column) * phases_w + phase % phases_w;
+              if (item >= items.count || !channel_exists || y >= p.target_h || x >= p.target_w) continue;
+              const int image = part.image + slot * F::kImages;
+              T* target = static_cast<T*>(p.target) + target_index(p, image, own_channel, y, x);
+#pragma unroll
+              for (int v = 0; v < F::kImages; ++v) {
+                if (image + v < p.batch) target[v * p.target_stride.n] = narrow<T>(sum[i][v]);
+              }
             }
           }
         }
-#pragma unroll
-        for (int i = 0; i < kItems; ++i) {
-          const int item = base + i * kThreads + static_cast<int>(threadIdx.x);
-          int slot, row, column;
-          items.locate(item, &slot, &row, &column);
-          const int y = (part.row + row) * phases_h + phase / phases_w, x = (part.column + column) * phases_w + phase % phases_w;
-          if (item >= items.count || !channel_exists || y >= p.target_h || x >= p.target_w) continue;
-          const int image = part.image + slot * F::kImages;
-          T* target = static_cast<T*>(p.target) + target_index(p, image, own_channel, y, x);
-#pragma unroll
-          for (int v = 0; v < F::kImages; ++v) {
-            if (image + v < p.batch) target[v * p.target_stride.n] = narrow<T>(sum[i][v]);
-          }
-        }
-      }
-    }
-  });
+      });
 }
 
 // One block sums a share of the units for its channels, at most `Taps` taps at a time, in registers.
@@ -235,7 +213,9 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) reduce(const
     for (int c = warp; c < F::kChannels && channel + c < p.channels; c += kWarps) {
       const int length = list_taps(
           p, channel + c, 0, first, last,
-          [&](int place, const Tap& tap, int, int) { list[place * F::kChannels + c] = tile.offset(p, head.boxes[c], tap); },
+          [&](int place, const Tap& tap, int, int) {
+            list[place * F::kChannels + c] = tile.offset(p, head.boxes[c], tap);
+          },
           [&](int s, int place) { places[(s - first) * F::kChannels + c] = place; });
       if (lane == 0) head.lengths[c] = length;
     }
@@ -247,7 +227,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) reduce(const
         __syncthreads();
         const Items<F::kChannels> items(part);
         const int length = head.lengths[lane_channel];
-        for (int base = static_cast<int>(threadIdx.x); base < items.count && channel_exists; base += kThreads * kItems) {
+        for (int base = static_cast<int>(threadIdx.x); base < items.count && channel_exists;
+             base += kThreads * kItems) {
           int at[kItems];
           A grad[kItems][F::kImages];
 #pragma unroll
@@ -285,7 +266,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) reduce(const
     for (int k = 0; k <= Taps; ++k) {
       A value = k < Taps ? sum[k % Taps] : bias;
 #pragma unroll
-      for (int distance = 16; distance >= F::kChannels; distance /= 2) value += __shfl_xor_sync(kWarpMask, value, distance);
+      for (int distance = 16; distance >= F::kChannels; distance /= 2)
+        value += __shfl_xor_sync(kWarpMask, value, distance);
       if (lane < F::kChannels) warp_sums[(warp * (Taps + 1) + k) * F::kChannels + lane] = value;
     }
     __syncthreads();
@@ -295,7 +277,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) reduce(const
       const bool is_bias = s == last - first;
       const int place = is_bias ? Taps : places[item];
       A total = 0;
-      for (int w = 0; w < kWarps && place >= 0; ++w) total += warp_sums[(w * (Taps + 1) + place) * F::kChannels + lane_channel];
+      for (int w = 0; w < kWarps && place >= 0; ++w)
+        total += warp_sums[(w * (Taps + 1) + place) * F::kChannels + lane_channel];
       const long long row = static_cast<long long>(split) * p.channels + channel + lane_channel;
       static_cast<A*>(p.partial)[row * (p.taps + 1) + (is_bias ? p.taps : first + s)] = total;
     }

@@ -10,7 +10,8 @@ namespace dwoconv1d {
 
 enum class DType { float32, float64, float16, bfloat16 };
 
-// Whether sizes (N, C, K) and sides of images are within what the kernels count with 32 bits; the number of elements is not bound.
+// Whether sizes (N, C, K) and sides of images are within what the kernels count with 32 bits; the number of elements is
+// not bound.
 bool representable(const int64_t (&sizes)[3], const int64_t (&sides)[4]);
 
 // Chooses tiles, shared memory and splits, from the sizes and strides already set. Both launches need it.

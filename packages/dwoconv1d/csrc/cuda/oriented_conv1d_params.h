@@ -1,4 +1,5 @@
-// What a launch of the CUDA kernels is told. Pointers, then 64-bit strides, then 32-bit numbers: cupy_backend.py packs the same.
+// What a launch of the CUDA kernels is told. Pointers, then 64-bit strides, then 32-bit numbers: cupy_backend.py packs
+// the same.
 #pragma once
 
 namespace dwoconv1d {
@@ -18,7 +19,8 @@ struct Params {
   const int* offsets;  // (2, C, K): dy, dx
   const void* bias;    // (C), or null
   void* target;
-  void* partial;  // (splits, C, K + 1) in accumulation precision: sums of the weight gradient, the last one of the bias's
+  void*
+      partial;  // (splits, C, K + 1) in accumulation precision: sums of the weight gradient, the last one of the bias's
   void* grad_weight;
   void* grad_bias;
   Strides source_stride, target_stride;

@@ -1,5 +1,6 @@
-// The shared-memory tile of the oriented 1D convolution: where taps read, how large the halo is, how a tile is laid out and
-// filled. A tile holds zeros wherever it leaves the image, so that the loops over taps have no conditions.
+// Taps and tiles of the oriented 1D convolution: where taps read and how large their halo is, how a tile of the source
+// lies in shared memory and is filled. It holds zeros wherever it leaves the image, so that the loops over taps have no
+// conditions.
 #pragma once
 
 #include "common/scalar.cuh"
@@ -19,8 +20,9 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr unsigned kWarpMask = 0xffffffffu;
 
-// How one dtype and layout are held in a tile. NCHW: one channel per block, and 16-bit pixels of two images share a word, so
-// that one read serves two products. channels_last: as many channels as fill a 32-byte sector, each a plane of its own.
+// How one dtype and layout are held in a tile. NCHW: one channel per block, and 16-bit pixels of two images share a
+// word, so that one read serves two products. channels_last: as many channels as fill a 32-byte sector, each a plane of
+// its own.
 template <typename T, bool ChannelsLast>
 struct Format {
   static constexpr int kChannels = ChannelsLast ? 32 / sizeof(T) : 1;
@@ -50,8 +52,9 @@ using SlotOf = Slot<T, Format<T, ChannelsLast>::kImages>;
 __device__ inline int step_h(const Params& p) { return p.grad_input ? 1 : p.stride_h; }
 __device__ inline int step_w(const Params& p) { return p.grad_input ? 1 : p.stride_w; }
 
-// Where tap s of a channel reads: `row`, `column` away from the cell's first source pixel. In the input gradient it serves the
-// outputs of one phase, (row, column) mod stride; there, with Python's // and %, row = -(dy // stride) and phase = dy % stride.
+// Where tap s of a channel reads: `row`, `column` away from the cell's first source pixel. In the input gradient it
+// serves the outputs of one phase, (row, column) mod stride; there, with Python's // and %, row = -(dy // stride) and
+// phase = dy % stride.
 struct Tap {
   int row, column, phase;
   bool live;  // some cell of the image reads a pixel of the image
@@ -84,7 +87,8 @@ __device__ inline Box bounding_box(const Params& p, int channel, int first, int 
   for (int s = first + static_cast<int>(threadIdx.x & 31); s < last; s += 32) {
     const Tap tap = locate(p, channel, s);
     if (!tap.live) continue;
-    box = {minimum(box.top, tap.row), maximum(box.bottom, tap.row), minimum(box.left, tap.column), maximum(box.right, tap.column)};
+    box = {minimum(box.top, tap.row), maximum(box.bottom, tap.row), minimum(box.left, tap.column),
+           maximum(box.right, tap.column)};
   }
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) {
@@ -94,6 +98,34 @@ __device__ inline Box bounding_box(const Params& p, int channel, int first, int 
     box.right = maximum(box.right, __shfl_xor_sync(kWarpMask, box.right, distance));
   }
   return box.top > box.bottom ? Box{0, 0, 0, 0} : box;
+}
+
+// The live taps [first, last) of one channel and phase, in order, by one warp; neighbours that coincide share a place.
+// Calls emit(place, tap, s, end) for the taps [s, end) of one place and assign(s, place or -1) for every tap; returns
+// the number of places.
+template <typename Emit, typename Assign>
+__device__ int list_taps(const Params& p, int channel, int phase, int first, int last, Emit emit, Assign assign) {
+  const int lane = threadIdx.x & 31;
+  int length = 0;
+  for (int begin = first; begin < last; begin += 32) {
+    const int s = begin + lane;
+    Tap tap = {0, 0, 0, false};
+    if (s < last) tap = locate(p, channel, s);
+    const bool live = tap.live && tap.phase == phase;
+    const int row = __shfl_up_sync(kWarpMask, tap.row, 1), column = __shfl_up_sync(kWarpMask, tap.column, 1);
+    const unsigned lives = __ballot_sync(kWarpMask, live);
+    const bool joins = live && lane > 0 && (lives >> (lane - 1) & 1) && row == tap.row && column == tap.column;
+    const unsigned heads = __ballot_sync(kWarpMask, live && !joins), joined = lives & ~heads;
+    const int place = length + __popc(heads & (kWarpMask >> (31 - lane))) - 1;
+    if (live && !joins) {
+      int end = lane + 1;
+      while (end < 32 && (joined >> end & 1)) ++end;
+      emit(place, tap, s, begin + end);
+    }
+    if (s < last) assign(s, live ? place : -1);
+    length += __popc(heads);
+  }
+  return length;
 }
 
 // Start of a block's shared memory, before its list of taps and its tile.
@@ -106,13 +138,13 @@ constexpr int kHeadBytes = 320;
 static_assert(sizeof(Head<16>) <= kHeadBytes, "the head has outgrown its place");
 
 // Layout of the tile, [image][channel][row][column], and how much of a block's work fits into it at once.
-// A strided forward pass reads every step-th column. Columns are stored by their remainder, so that neighbouring cells stay
-// neighbours and a tap is one constant distance from each cell, in both directions of the op.
+// A strided forward pass reads every step-th column. Columns are stored by their remainder, so that neighbouring cells
+// stay neighbours and a tap is one constant distance from each cell, in both directions of the op.
 struct Tile {
-  int pitch, plane;    // slots per row and per channel
-  int phase_pitch;     // slots per remainder of a row
+  int pitch, plane;     // slots per row and per channel
+  int phase_pitch;      // slots per remainder of a row
   int halo_h, columns;  // of source pixels
-  int images, rows;    // image slots and rows of cells at once; 0 rows: the halo is too large
+  int images, rows;     // image slots and rows of cells at once; 0 rows: the halo is too large
 
   // All images and rows if they fit into `bytes`, else one image and as many rows as fit.
   template <typename T, bool ChannelsLast>
@@ -126,9 +158,9 @@ struct Tile {
       halo_w = maximum(halo_w, head.boxes[c].right - head.boxes[c].left);
     }
     const int capacity = bytes / (static_cast<int>(sizeof(SlotOf<T, ChannelsLast>)) * F::kChannels);  // per channel
-    columns = minimum(p.tile_w - 1, 0xffff) * step_w(p) + 1 + halo_w;
+    columns = (p.tile_w - 1) * step_w(p) + 1 + halo_w;
     phase_pitch = (columns + step_w(p) - 1) / step_w(p);
-    pitch = phase_pitch * step_w(p);
+    pitch = phase_pitch * minimum(step_w(p), columns);
     // Planes are shifted against each other: lanes run over channels first, and so stay on different banks.
     constexpr int kRound = ChannelsLast ? (sizeof(T) < 4 ? 128 / sizeof(T) : 32) : 1;
     constexpr int kShift = ChannelsLast ? kRound / F::kChannels : 0;
@@ -145,13 +177,15 @@ struct Tile {
   }
 };
 
-// What a block has in its tile at once: cells [row, row + rows) x [column, column + columns) of `images` slots from `image` on.
+// What a block has in its tile at once: cells [row, row + rows) x [column, column + columns) of `images` slots from
+// `image` on.
 struct Part {
   int channel, image, row, column;
   int images, rows, columns;
 };
 
-// Fills the tile. A warp takes four rows at once to have as many loads under way; lanes run along channels, then columns.
+// Fills the tile. A warp takes four rows at once to have as many loads under way; lanes run along channels, then
+// columns.
 template <typename T, bool ChannelsLast>
 __device__ void stage(const Params& p, const Tile& tile, const Part& part,
                       const Head<Format<T, ChannelsLast>::kChannels>& head, SlotOf<T, ChannelsLast>* slots) {
@@ -159,7 +193,8 @@ __device__ void stage(const Params& p, const Tile& tile, const Part& part,
   constexpr int kRows = 4;
   const int lane = threadIdx.x & 31, channel = lane % F::kChannels;
   const int rows = (part.rows - 1) * step_h(p) + 1 + tile.halo_h, total = rows * part.images;
-  const int top = part.row * step_h(p) + head.boxes[channel].top, left = part.column * step_w(p) + head.boxes[channel].left;
+  const int top = part.row * step_h(p) + head.boxes[channel].top,
+            left = part.column * step_w(p) + head.boxes[channel].left;
   const bool channel_exists = part.channel + channel < p.channels;
   const T* source = static_cast<const T*>(p.source) + (part.channel + channel) * p.source_stride.c;
   const Divider by_rows(rows), by_step(step_w(p));

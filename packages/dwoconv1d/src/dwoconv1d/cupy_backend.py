@@ -10,6 +10,7 @@ import ctypes
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -160,11 +161,17 @@ def _gather(p: Params, like: Tensor) -> None:
 
 
 def _params(
-    source, target, offsets, cells, stride, *, weight=None, bias=None, residual=False, grad_weight=None, grad_bias=None
+    source: Tensor,
+    target: Tensor,
+    offsets: Tensor,
+    cells: torch.Size,
+    stride: tuple[int, int],
+    *,
+    residual: bool = False,
+    **tensors: Tensor | None,  # weight, bias, grad_weight, grad_bias
 ) -> Params:
     p = Params()
-    tensors = {"weight": weight, "bias": bias, "grad_weight": grad_weight, "grad_bias": grad_bias, "offsets": offsets}
-    for name, tensor in {"source": source, "target": target, **tensors}.items():
+    for name, tensor in {"source": source, "target": target, "offsets": offsets, **tensors}.items():
         setattr(p, name, None if tensor is None else tensor.data_ptr())
     p.source_stride[:], p.target_stride[:] = source.stride(), target.stride()
     p.batch, p.channels, p.source_h, p.source_w = source.shape
@@ -172,7 +179,7 @@ def _params(
     p.cells_h, p.cells_w = cells
     if max(*source.shape[2:], *target.shape[2:]) > MAX_SIDE:
         raise ValueError(
-            f"Images of more than {MAX_SIDE} rows or columns are not supported, but x has the shape {tuple(source.shape)}."
+            f"At most {MAX_SIDE} rows and columns are supported, but an image has the shape {tuple(source.shape)}."
         )
     p.taps, p.residual = offsets.shape[2], residual
     # A stride beyond the image changes nothing.
@@ -217,11 +224,12 @@ def _bool(value: bool) -> str:
 
 
 def _shared_limit(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    """Bytes of shared memory that a block may ask for."""
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin  # type: ignore[attr-defined]
 
 
 @functools.cache
-def _kernel(name: str):
+def _kernel(name: str) -> Any:
     """A compiled kernel; CuPy keeps it per GPU, and on disk for the next process."""
     import cupy
 
