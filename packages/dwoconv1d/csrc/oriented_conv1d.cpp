@@ -64,7 +64,8 @@ Tensor oriented_conv1d(const Tensor& x, const Tensor& weight, const Tensor& offs
   const Tensor source = readable(x), taps = torch::stable::contiguous(weight);
   const Tensor start = bias.has_value() ? torch::stable::contiguous(*bias) : taps;
   forward(params, source.const_data_ptr(), strides_of(source), taps.const_data_ptr(),
-          bias.has_value() ? start.const_data_ptr() : nullptr, y.mutable_data_ptr(), strides_of(y), current_isa, parallel_for);
+          bias.has_value() ? start.const_data_ptr() : nullptr, y.mutable_data_ptr(), strides_of(y), current_isa,
+          parallel_for);
   return y;
 }
 
@@ -96,10 +97,12 @@ std::tuple<Tensor, Tensor> oriented_conv1d_grad_weight(const Tensor& grad, const
 
 STABLE_TORCH_LIBRARY(dwoconv1d, m) {
   m.def(
-      "oriented_conv1d(Tensor x, Tensor weight, Tensor offsets, Tensor? bias, int stride_h, int stride_w, bool residual) -> "
+      "oriented_conv1d(Tensor x, Tensor weight, Tensor offsets, Tensor? bias, int stride_h, int stride_w, bool "
+      "residual) -> "
       "Tensor");
   m.def(
-      "oriented_conv1d_grad_input(Tensor grad, Tensor weight, Tensor offsets, SymInt height, SymInt width, int stride_h, int "
+      "oriented_conv1d_grad_input(Tensor grad, Tensor weight, Tensor offsets, SymInt height, SymInt width, int "
+      "stride_h, int "
       "stride_w, bool residual) -> Tensor");
   m.def(
       "oriented_conv1d_grad_weight(Tensor grad, Tensor x, Tensor offsets, int stride_h, int stride_w) -> (Tensor "

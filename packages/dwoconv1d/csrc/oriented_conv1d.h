@@ -20,8 +20,8 @@ inline bool is_channels_last(const Tensor& t) { return t.stride(1) == 1 && t.siz
 inline Tensor empty_image(const Tensor& like, int64_t batch, int64_t channels, int64_t height, int64_t width) {
   const auto format = is_channels_last(like) ? torch::headeronly::MemoryFormat::ChannelsLast
                                              : torch::headeronly::MemoryFormat::Contiguous;
-  return torch::stable::empty({batch, channels, height, width}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              format);
+  return torch::stable::empty({batch, channels, height, width}, like.scalar_type(), std::nullopt, like.device(),
+                              std::nullopt, format);
 }
 
 // `t` itself wherever a kernel can read it: unit stride along the channels or along the columns.
@@ -65,8 +65,8 @@ inline void check_stride(int64_t stride_h, int64_t stride_w) {
   STD_TORCH_CHECK(stride_h > 0 && stride_w > 0, "stride must be positive, but is (", stride_h, ", ", stride_w, ")");
 }
 
-inline void check_forward(const Tensor& x, const Tensor& weight, const Tensor& offsets, const std::optional<Tensor>& bias,
-                          int64_t stride_h, int64_t stride_w) {
+inline void check_forward(const Tensor& x, const Tensor& weight, const Tensor& offsets,
+                          const std::optional<Tensor>& bias, int64_t stride_h, int64_t stride_w) {
   check_image(x, "x");
   check_stride(stride_h, stride_w);
   check_weight(weight, x, "x");
@@ -74,13 +74,14 @@ inline void check_forward(const Tensor& x, const Tensor& weight, const Tensor& o
   STD_TORCH_CHECK(offsets.size(2) == weight.size(1), "offsets must have one entry per tap of weight, ", weight.size(1),
                   ", but has ", offsets.size(2));
   if (bias.has_value()) {
-    STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == x.size(1), "bias must have shape (C,) with the C of x, ", x.size(1));
+    STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == x.size(1), "bias must have shape (C,) with the C of x, ",
+                    x.size(1));
     check_like(*bias, "bias", x, "x");
   }
 }
 
-inline void check_grad_input(const Tensor& grad, const Tensor& weight, const Tensor& offsets, int64_t height, int64_t width,
-                             int64_t stride_h, int64_t stride_w) {
+inline void check_grad_input(const Tensor& grad, const Tensor& weight, const Tensor& offsets, int64_t height,
+                             int64_t width, int64_t stride_h, int64_t stride_w) {
   check_image(grad, "grad");
   check_stride(stride_h, stride_w);
   check_weight(weight, grad, "grad");
@@ -99,8 +100,8 @@ inline void check_grad_weight(const Tensor& grad, const Tensor& x, const Tensor&
   check_stride(stride_h, stride_w);
   check_like(grad, "grad", x, "x");
   check_offsets(offsets, x, "x");
-  STD_TORCH_CHECK(grad.size(0) == x.size(0) && grad.size(1) == x.size(1) && grad.size(2) == ceil_div(x.size(2), stride_h) &&
-                      grad.size(3) == ceil_div(x.size(3), stride_w),
+  STD_TORCH_CHECK(grad.size(0) == x.size(0) && grad.size(1) == x.size(1) &&
+                      grad.size(2) == ceil_div(x.size(2), stride_h) && grad.size(3) == ceil_div(x.size(3), stride_w),
                   "grad must have the shape of the output for x");
 }
 

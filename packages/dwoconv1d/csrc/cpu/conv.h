@@ -1,4 +1,5 @@
-// Forward tasks: each output is a bias plus its taps' products, accumulated in registers over a tile of R rows x V vectors.
+// Forward tasks: each output is a bias plus its taps' products, accumulated in registers over a tile of R rows x V
+// vectors.
 #pragma once
 
 #include "cpu/pack.h"
@@ -10,9 +11,9 @@ namespace {
 template <class A>
 struct Strip {
   const Geometry* geometry;
-  int64_t height;            // of the source
-  const A* source;           // of the first output at tap distance zero
-  int64_t row_step;          // between the source rows of neighbouring output rows
+  int64_t height;    // of the source
+  const A* source;   // of the first output at tap distance zero
+  int64_t row_step;  // between the source rows of neighbouring output rows
   const int64_t* distances;
   const A *weight, *bias;
   int64_t p0, p1;

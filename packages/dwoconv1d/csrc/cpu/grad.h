@@ -1,4 +1,5 @@
-// Weight-gradient tasks: a tile of R rows x V vectors of the upstream gradient stays in registers while the taps pass by.
+// Weight-gradient tasks: a tile of R rows x V vectors of the upstream gradient stays in registers while the taps pass
+// by.
 #pragma once
 
 #include "cpu/pack.h"
@@ -8,8 +9,8 @@ namespace {
 
 template <class A>
 struct GradTile {
-  const A* source;           // of the first gradient vector at tap distance zero
-  int64_t row_step;          // between the source rows of neighbouring output rows
+  const A* source;   // of the first gradient vector at tap distance zero
+  int64_t row_step;  // between the source rows of neighbouring output rows
   const int64_t* distances;
   Live live;
   const A* grad;  // (R, V) vectors
@@ -48,7 +49,8 @@ void grad_packed(const Geometry& g, const GradTask& task, const Packed<A>& packe
   const int64_t turns = strips.count * ((area.p1 - area.p0) / rows_at_once(strips.vectors) + 1);
   Prefetcher reads(task.reads, turns), grad_reads(task.grad_reads, turns);
   for (; strips.more(); strips.next()) {
-    GradTile<A> tile = {nullptr, g.stride_h * packed.row_size, packed.distances, Live(g), buffer, static_cast<A*>(task.sums), nullptr};
+    GradTile<A> tile = {nullptr, g.stride_h * packed.row_size, packed.distances, Live(g),
+                        buffer,  static_cast<A*>(task.sums),   nullptr};
     tile.bias = tile.sums + g.taps.count * kLanes<A>;
     const int64_t many = rows_at_once(strips.vectors);
     for (int64_t p = area.p0, rows; p < area.p1; p += rows) {

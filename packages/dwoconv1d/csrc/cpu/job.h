@@ -26,17 +26,17 @@ struct Source {
   int64_t height, width;
 };
 
-// How vectors lie: `channels` has one channel per lane, all at one pixel; `pixels` has neighbouring pixels of one plane.
-// Source rows are copied once into zero-margined scratch, where every tap of every pixel is one constant distance away;
-// both lanes then run the same code, since neighbouring accumulators are one vector apart in either.
+// How vectors lie: `channels` has one channel per lane, all at one pixel; `pixels` has neighbouring pixels of one
+// plane. Source rows are copied once into zero-margined scratch, where every tap of every pixel is one constant
+// distance away; both lanes then run the same code, since neighbouring accumulators are one vector apart in either.
 enum class Lanes { channels, pixels };
 
-// Columns of packed rows. Those that are equal modulo stride_w (a phase) lie together, so that neighbouring outputs always
-// read neighbouring columns.
+// Columns of packed rows. Those that are equal modulo stride_w (a phase) lie together, so that neighbouring outputs
+// always read neighbouring columns.
 struct Window {
-  int64_t rows;         // source rows of one tile
-  int64_t cols;         // of one phase
-  int64_t first_dx;     // of the first column, in output columns
+  int64_t rows;      // source rows of one tile
+  int64_t cols;      // of one phase
+  int64_t first_dx;  // of the first column, in output columns
 };
 
 // Shared by all tasks of a group of channels.
@@ -53,7 +53,8 @@ struct Area {
   int64_t p0, p1, q0, q1;
 };
 
-// Memory to ask for while a task computes: `rows` times `runs` stretches of `bytes`, with the distances between them in bytes.
+// Memory to ask for while a task computes: `rows` times `runs` stretches of `bytes`, with the distances between them in
+// bytes.
 struct Prefetch {
   const char* base;
   int64_t rows, row_stride, runs, run_stride, bytes;
@@ -75,7 +76,8 @@ struct GradTask {
   Source source, grad;
   Area area;
   int64_t channels;
-  void* sums;  // (taps + 1, vector), added to: the taps' gradients, then the bias'; lanes of pixels are summed by the caller
+  void* sums;  // (taps + 1, vector), added to: the taps' gradients, then the bias'; lanes of pixels are summed by the
+               // caller
   Prefetch reads, grad_reads;
   void* scratch;
 };
@@ -99,6 +101,8 @@ static inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b !=
 
 // Neighbouring rows computed together where one row has too few accumulators to keep the multipliers busy.
 constexpr int64_t kMostRows = 8;
-static constexpr int64_t rows_at_once(int64_t vectors) { return vectors >= 8 ? 1 : vectors >= 4 ? 2 : vectors >= 2 ? 4 : kMostRows; }
+static constexpr int64_t rows_at_once(int64_t vectors) {
+  return vectors >= 8 ? 1 : vectors >= 4 ? 2 : vectors >= 2 ? 4 : kMostRows;
+}
 
 }  // namespace dwoconv1d

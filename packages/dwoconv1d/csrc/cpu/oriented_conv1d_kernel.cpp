@@ -1,7 +1,6 @@
 #include "cpu/oriented_conv1d_kernel.h"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "cpu/half.h"
@@ -33,10 +32,11 @@ const void* at(const void* data, int64_t element, DType dtype) {
 }
 void* at(void* data, int64_t element, DType dtype) { return static_cast<char*>(data) + element * bytes_of(dtype); }
 
-// Hands the blocks of a unit to a kernel of the level, a batch at a time; `describe` fills in what is particular to a block.
+// Hands the blocks of a unit to a kernel of the level, a batch at a time; `describe` fills in what is particular to a
+// block.
 template <class Task, class F>
-void for_batches(const Plan& plan, const Unit& unit, void (*kernel)(DType, const Geometry* const*, const Task*, int64_t),
-                 DType dtype, const F& describe) {
+void for_batches(const Plan& plan, const Unit& unit,
+                 void (*kernel)(DType, const Geometry* const*, const Task*, int64_t), DType dtype, const F& describe) {
   char* scratch = static_cast<char*>(thread_scratch(plan.batch() * plan.scratch_bytes()));
   const Geometry* geometries[kMaxBatch];
   Task tasks[kMaxBatch];
@@ -55,8 +55,8 @@ void for_batches(const Plan& plan, const Unit& unit, void (*kernel)(DType, const
 }
 
 // A convolution over `batch` images whose reads are `reads`.
-void convolve(const Reads& reads, int64_t batch, DType dtype, const void* x, Strides xs, const void* weight, bool residual,
-              const void* bias, void* y, Strides ys, const Level& level, ParallelFor parallel) {
+void convolve(const Reads& reads, int64_t batch, DType dtype, const void* x, Strides xs, const void* weight,
+              bool residual, const void* bias, void* y, Strides ys, const Level& level, ParallelFor parallel) {
   if (batch == 0 || reads.channels == 0 || reads.out_height == 0 || reads.out_width == 0) return;
   const Plan plan(reads, batch, xs, ys, level.bytes, dtype);
   const std::vector<unsigned char> weights = plan.weights(weight, residual), biases = plan.biases(bias);
@@ -64,7 +64,8 @@ void convolve(const Reads& reads, int64_t batch, DType dtype, const void* x, Str
     const Unit unit = plan.unit(i), next = plan.unit(std::min(i + 1, end - 1));
     for_batches(plan, unit, level.conv, dtype, [&](int64_t b, ConvTask* task) {
       const Block& block = plan.blocks()[b];
-      task->source = {at(x, unit.image * xs.n + block.first * xs.c, dtype), xs.h, xs.w, xs.c, reads.height, reads.width};
+      task->source = {
+          at(x, unit.image * xs.n + block.first * xs.c, dtype), xs.h, xs.w, xs.c, reads.height, reads.width};
       task->out = at(y, unit.image * ys.n + block.first * ys.c, dtype);
       task->out_h = ys.h;
       task->out_w = ys.w;
@@ -78,8 +79,8 @@ void convolve(const Reads& reads, int64_t batch, DType dtype, const void* x, Str
 }
 
 Reads forward_reads(const Params& a) {
-  return {a.channels, a.taps,      a.height, a.width, a.out_height, a.out_width, a.stride_h, a.stride_w,
-          a.offsets,  false,       0,        0,       1,            1};
+  return {a.channels, a.taps, a.height, a.width, a.out_height, a.out_width, a.stride_h, a.stride_w, a.offsets, false,
+          0,          0,      1,        1};
 }
 
 }  // namespace
@@ -110,18 +111,17 @@ void grad_input(const Params& a, const void* grad, Strides gs, const void* weigh
                            a.stride_h,
                            a.stride_w};
       const Strides out = {xs.n, xs.c, xs.h * a.stride_h, xs.w * a.stride_w};
-      convolve(reads, a.batch, a.dtype, grad, gs, weight, a.residual, nullptr, at(grad_x, row * xs.h + column * xs.w, a.dtype),
-               out, level_for(isa), parallel);
+      convolve(reads, a.batch, a.dtype, grad, gs, weight, a.residual, nullptr,
+               at(grad_x, row * xs.h + column * xs.w, a.dtype), out, level_for(isa), parallel);
     }
   }
 }
 
 namespace {
 
-
 template <class T>
-void reduce(const Params& a, const Plan& plan, const std::vector<size_t>& starts, const unsigned char* partial, int64_t chunks,
-            size_t stride, void* grad_weight, void* grad_bias) {
+void reduce(const Params& a, const Plan& plan, const std::vector<size_t>& starts, const unsigned char* partial,
+            int64_t chunks, size_t stride, void* grad_weight, void* grad_bias) {
   using A = typename AccumulatorOf<T>::type;
   const A* sums = reinterpret_cast<const A*>(partial);
   for (size_t b = 0; b < plan.blocks().size(); ++b) {
@@ -144,11 +144,11 @@ void reduce(const Params& a, const Plan& plan, const std::vector<size_t>& starts
 
 }  // namespace
 
-void grad_weight(const Params& a, const void* grad, Strides gs, const void* x, Strides xs, void* grad_weight, void* grad_bias,
-                 leanconv::Isa isa, ParallelFor parallel) {
+void grad_weight(const Params& a, const void* grad, Strides gs, const void* x, Strides xs, void* grad_weight,
+                 void* grad_bias, leanconv::Isa isa, ParallelFor parallel) {
   if (a.batch == 0 || a.channels == 0 || a.out_height == 0 || a.out_width == 0) {
-    std::memset(grad_weight, 0, a.channels * a.taps * bytes_of(a.dtype));
-    std::memset(grad_bias, 0, a.channels * bytes_of(a.dtype));
+    std::fill_n(static_cast<char*>(grad_weight), a.channels * a.taps * bytes_of(a.dtype), 0);
+    std::fill_n(static_cast<char*>(grad_bias), a.channels * bytes_of(a.dtype), 0);
     return;
   }
   const Level& level = level_for(isa);
@@ -165,7 +165,8 @@ void grad_weight(const Params& a, const void* grad, Strides gs, const void* x, S
     const int64_t range = i % plan.ranges(), chunk = i / plan.ranges(), tiles = plan.units() / plan.ranges();
     const int64_t end = tiles * (chunk + 1) / chunks;
     for (int64_t t = tiles * chunk / chunks; t < end; ++t) {
-      const Unit unit = plan.unit(t * plan.ranges() + range), next = plan.unit(std::min(t + 1, end - 1) * plan.ranges() + range);
+      const Unit unit = plan.unit(t * plan.ranges() + range),
+                 next = plan.unit(std::min(t + 1, end - 1) * plan.ranges() + range);
       for_batches(plan, unit, level.grad, a.dtype, [&](int64_t b, GradTask* task) {
         const int64_t c = plan.blocks()[b].first;
         task->source = {at(x, unit.image * xs.n + c * xs.c, a.dtype), xs.h, xs.w, xs.c, a.height, a.width};
@@ -178,9 +179,11 @@ void grad_weight(const Params& a, const void* grad, Strides gs, const void* x, S
   });
   switch (a.dtype) {
     case DType::float32: return reduce<float>(a, plan, starts, partial.data(), chunks, numbers, grad_weight, grad_bias);
-    case DType::float64: return reduce<double>(a, plan, starts, partial.data(), chunks, numbers, grad_weight, grad_bias);
+    case DType::float64:
+      return reduce<double>(a, plan, starts, partial.data(), chunks, numbers, grad_weight, grad_bias);
     case DType::float16: return reduce<Half>(a, plan, starts, partial.data(), chunks, numbers, grad_weight, grad_bias);
-    case DType::bfloat16: return reduce<BFloat16>(a, plan, starts, partial.data(), chunks, numbers, grad_weight, grad_bias);
+    case DType::bfloat16:
+      return reduce<BFloat16>(a, plan, starts, partial.data(), chunks, numbers, grad_weight, grad_bias);
   }
 }
 

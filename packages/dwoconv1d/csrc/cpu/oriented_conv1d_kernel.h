@@ -8,7 +8,8 @@
 
 namespace dwoconv1d {
 
-// y[n,c,p,q] = bias[c] + sum_s (weight[c,s] + residual * [s = K/2]) * x[n,c, p*stride_h + dy[c,s], q*stride_w + dx[c,s]]
+// y[n,c,p,q] = bias[c] + sum_s (weight[c,s] + residual * [s = K/2]) * x[n,c, p*stride_h + dy[c,s], q*stride_w +
+// dx[c,s]]
 struct Params {
   int64_t batch, channels, taps;
   int64_t height, width;          // of x
@@ -19,13 +20,15 @@ struct Params {
   DType dtype;
 };
 
-// Runs body(context, begin, end) over disjoint pieces of [0, count), each at least `grain` long, on any number of threads.
-using ParallelFor = void (*)(int64_t count, int64_t grain, void (*body)(const void*, int64_t, int64_t), const void* context);
+// Runs body(context, begin, end) over disjoint pieces of [0, count), each at least `grain` long, on any number of
+// threads.
+using ParallelFor = void (*)(int64_t count, int64_t grain, void (*body)(const void*, int64_t, int64_t),
+                             const void* context);
 
 // Tensors may have any strides. weight and grad_weight (C, K), bias and grad_bias (C) are contiguous; bias may be null.
 // Results do not depend on the number of threads.
-void forward(const Params&, const void* x, Strides, const void* weight, const void* bias, void* y, Strides, leanconv::Isa,
-             ParallelFor);
+void forward(const Params&, const void* x, Strides, const void* weight, const void* bias, void* y, Strides,
+             leanconv::Isa, ParallelFor);
 void grad_input(const Params&, const void* grad, Strides, const void* weight, void* grad_x, Strides, leanconv::Isa,
                 ParallelFor);
 void grad_weight(const Params&, const void* grad, Strides, const void* x, Strides, void* grad_weight, void* grad_bias,

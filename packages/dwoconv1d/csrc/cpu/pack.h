@@ -7,14 +7,15 @@
 namespace dwoconv1d {
 namespace {
 
-constexpr int64_t kMaxVectors = 14;       // accumulators that leave room for a weight and an input among 16 registers
-constexpr int64_t kMaxAccumulators = 16;  // vectors in the largest tile: rows_at_once(3) * 3 < rows_at_once(14) * 14 < 16
+constexpr int64_t kMaxVectors = 14;  // accumulators that leave room for a weight and an input among 16 registers
+constexpr int64_t kMaxAccumulators =
+    16;  // vectors in the largest tile: rows_at_once(3) * 3 < rows_at_once(14) * 14 < 16
 
 // Instances of K for every width of a register tile.
-#define DWOCONV1D_TILES(K, ...)                                                                              \
+#define DWOCONV1D_TILES(K, ...)                                                                                     \
   K<1, __VA_ARGS__>, K<2, __VA_ARGS__>, K<3, __VA_ARGS__>, K<4, __VA_ARGS__>, K<5, __VA_ARGS__>, K<6, __VA_ARGS__>, \
-      K<7, __VA_ARGS__>, K<8, __VA_ARGS__>, K<9, __VA_ARGS__>, K<10, __VA_ARGS__>, K<11, __VA_ARGS__>, K<12, __VA_ARGS__>, \
-      K<13, __VA_ARGS__>, K<14, __VA_ARGS__>
+      K<7, __VA_ARGS__>, K<8, __VA_ARGS__>, K<9, __VA_ARGS__>, K<10, __VA_ARGS__>, K<11, __VA_ARGS__>,              \
+      K<12, __VA_ARGS__>, K<13, __VA_ARGS__>, K<14, __VA_ARGS__>
 
 inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -26,7 +27,8 @@ inline void fill_zero(A* out, int64_t count) {
   for (; i < count; ++i) out[i] = 0;
 }
 
-// `count` pixels, `step` elements apart, each with `channels` channels, `channel_step` elements apart: one vector per pixel.
+// `count` pixels, `step` elements apart, each with `channels` channels, `channel_step` elements apart: one vector per
+// pixel.
 template <class T, class A>
 inline void pack_channels(const T* in, int64_t step, int64_t channel_step, int64_t channels, int64_t count, A* out) {
   if (channel_step == 1 && channels >= kLanes<A>) {
@@ -37,7 +39,8 @@ inline void pack_channels(const T* in, int64_t step, int64_t channel_step, int64
     for (int64_t i = 0; i < count; i += kLanes<A>) {
       const int64_t n = min(kLanes<A>, count - i);
       Vector<A> block[kLanes<A>];
-      for (int64_t c = 0; c < kLanes<A>; ++c) block[c] = c < channels ? load_up_to(in + i + c * channel_step, n) : Vector<A>{};
+      for (int64_t c = 0; c < kLanes<A>; ++c)
+        block[c] = c < channels ? load_up_to(in + i + c * channel_step, n) : Vector<A>{};
       transpose(block);
       for (int64_t j = 0; j < kLanes<A>; ++j)
         if (j < n) store(out + (i + j) * kLanes<A>, block[j]);
@@ -59,15 +62,16 @@ inline void pack_pixels(const T* in, int64_t step, int64_t count, A* out) {
 
 // One row of a source, columns [first, first + cols) of each phase; `row` is outside the image where it is all zero.
 template <class T, class A>
-inline void pack_row(const Geometry& g, const Source& source, int64_t channels, int64_t row, int64_t first, int64_t cols,
-                     A* out) {
+inline void pack_row(const Geometry& g, const Source& source, int64_t channels, int64_t row, int64_t first,
+                     int64_t cols, A* out) {
   const int64_t unit = g.lanes == Lanes::channels ? kLanes<A> : 1;
   if (row < 0 || row >= source.height) return fill_zero(out, g.stride_w * cols * unit);
   for (int64_t phase = 0; phase < g.stride_w; ++phase, out += cols * unit) {
     const int64_t columns = phase < source.width ? (source.width - phase + g.stride_w - 1) / g.stride_w : 0;
     const int64_t begin = first < 0 ? min(-first, cols) : 0;
     const int64_t end = columns - first > begin ? min(columns - first, cols) : begin;
-    const T* in = static_cast<const T*>(source.data) + row * source.h + ((begin + first) * g.stride_w + phase) * source.w;
+    const T* in =
+        static_cast<const T*>(source.data) + row * source.h + ((begin + first) * g.stride_w + phase) * source.w;
     const int64_t step = g.stride_w * source.w;
     fill_zero(out, begin * unit);
     if (g.lanes == Lanes::channels) {
@@ -108,8 +112,8 @@ inline Packed<A> place(const Geometry& g, const Area& area, void* scratch, int64
   return packed;
 }
 
-// Packs what the outputs of `count` tasks read. They take turns row by row: cache lines that hold the channels of several
-// are then read once.
+// Packs what the outputs of `count` tasks read. They take turns row by row: cache lines that hold the channels of
+// several are then read once.
 template <class T, class A, class Task>
 inline void pack_tasks(const Geometry* const* geometries, const Task* tasks, int64_t count, Packed<A>* packed) {
   int64_t last[kMaxBatch], from = tasks[0].source.height, to = 0;

@@ -104,13 +104,15 @@ void Plan::find_blocks(Strides source, Strides target) {
     lanes_ = lanes <= 4 * reads_.channels ? Lanes::channels : Lanes::pixels;
   } else {
     // Turning 16 x 16 numbers costs about as much as ten taps gain from aligned vectors; it pays for small planes, too.
-    const bool turns = vector_ == 16 && reads_.stride_w == 1 && source.w == 1 && target.w == 1 && 2 * lanes <= 3 * reads_.channels;
+    const bool turns =
+        vector_ == 16 && reads_.stride_w == 1 && source.w == 1 && target.w == 1 && 2 * lanes <= 3 * reads_.channels;
     lanes_ = turns && reads_.out_width <= 28 ? Lanes::channels : Lanes::pixels;
   }
   const int64_t step = lanes_ == Lanes::channels ? vector_ : 1;
   for (size_t g = 0; g < groups_.size(); ++g) {
     for (int64_t c = 0; c < groups_[g].channels; c += step) {
-      blocks_.push_back({static_cast<int64_t>(g), groups_[g].first + c, std::min(step, groups_[g].channels - c), weights_});
+      blocks_.push_back(
+          {static_cast<int64_t>(g), groups_[g].first + c, std::min(step, groups_[g].channels - c), weights_});
       weights_ += groups_[g].dy.size() * step;
     }
   }
@@ -125,7 +127,8 @@ Window Plan::window(const Group& group) const {
   const int64_t top = group.dy.empty() ? 0 : std::min<int64_t>(0, group.dy.front());
   const int64_t bottom = group.dy.empty() ? 0 : std::max<int64_t>(0, group.dy.back());
   const int64_t round = lanes_ == Lanes::pixels ? vector_ : 1;
-  return {(tile_rows_ - 1) * reads_.stride_h + 1 + bottom - top, (tile_cols_ + round - 1) / round * round + last - first, first};
+  return {(tile_rows_ - 1) * reads_.stride_h + 1 + bottom - top,
+          (tile_cols_ + round - 1) / round * round + last - first, first};
 }
 
 void Plan::find_tiles(bool channels_last) {
@@ -159,7 +162,8 @@ void Plan::find_tiles(bool channels_last) {
     const size_t numbers = (w.rows * w.cols * reads_.stride_w * lanes + vector_) * number_;
     scratch_bytes_ = std::max(scratch_bytes_, (numbers + (group.dy.size() + 8) * sizeof(int64_t) + 63) / 64 * 64);
     if (!group.dy.empty()) bottom_ = std::max(bottom_, group.dy.back());
-    geometries_.push_back({lanes_, group.taps(), w, reads_.out_height, reads_.out_width, reads_.stride_h, reads_.stride_w});
+    geometries_.push_back(
+        {lanes_, group.taps(), w, reads_.out_height, reads_.out_width, reads_.stride_h, reads_.stride_w});
   }
 }
 
@@ -211,7 +215,8 @@ Prefetch Plan::writes_of(const Unit& unit, const void* target, Strides strides, 
 int64_t Plan::grain() const {
   size_t taps = 1;
   for (const Group& group : groups_) taps = std::max(taps, group.dy.size());
-  const int64_t work = tile_rows_ * tile_cols_ * range_ * static_cast<int64_t>(taps) * (lanes_ == Lanes::channels ? vector_ : 1);
+  const int64_t work =
+      tile_rows_ * tile_cols_ * range_ * static_cast<int64_t>(taps) * (lanes_ == Lanes::channels ? vector_ : 1);
   return std::max<int64_t>(1, kGrainWork / std::max<int64_t>(1, work));
 }
 
@@ -227,7 +232,8 @@ std::vector<unsigned char> Plan::weights(const void* weight, bool residual) cons
       for (int64_t c = 0; c < block.channels; ++c) {
         const T* in = static_cast<const T*>(weight) + (block.first + c) * reads_.taps;
         for (int64_t s = 0; s < reads_.taps; ++s)
-          if (tap_of[s] >= 0) out[block.weights + tap_of[s] * step + c] += widen(in[s]) + A(residual && s == reads_.taps / 2);
+          if (tap_of[s] >= 0)
+            out[block.weights + tap_of[s] * step + c] += widen(in[s]) + A(residual && s == reads_.taps / 2);
       }
     }
   });

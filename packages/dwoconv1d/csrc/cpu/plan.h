@@ -11,9 +11,9 @@ namespace dwoconv1d {
 // Neighbouring channels with equal offsets.
 struct Group {
   int64_t first, channels;
-  std::vector<int64_t> dy, dx;   // distinct taps that reach the image, sorted
-  std::vector<int64_t> tap_of;   // for each of the K weights its distinct tap, or -1
-  size_t weights;                // where its weights start in Plan::weight, in numbers
+  std::vector<int64_t> dy, dx;  // distinct taps that reach the image, sorted
+  std::vector<int64_t> tap_of;  // for each of the K weights its distinct tap, or -1
+  size_t weights;               // where its weights start in Plan::weight, in numbers
 
   Taps taps() const { return {static_cast<int64_t>(dy.size()), dy.data(), dx.data()}; }
 };
@@ -24,7 +24,8 @@ struct Block {
   size_t weights;
 };
 
-// Reads at (p * stride_h + dy, q * stride_w + dx) of an image height x width, for each of out_height x out_width outputs.
+// Reads at (p * stride_h + dy, q * stride_w + dx) of an image height x width, for each of out_height x out_width
+// outputs.
 struct Reads {
   int64_t channels, taps;
   int64_t height, width, out_height, out_width, stride_h, stride_w;
@@ -35,8 +36,8 @@ struct Reads {
   int64_t row_class, column_class, op_stride_h, op_stride_w;
 };
 
-// What one task works on: a tile of outputs of one image, for neighbouring blocks. Blocks are innermost, so that pixels with
-// all their channels side by side come from memory once.
+// What one task works on: a tile of outputs of one image, for neighbouring blocks. Blocks are innermost, so that pixels
+// with all their channels side by side come from memory once.
 struct Unit {
   int64_t image;
   Area area;
@@ -60,7 +61,7 @@ class Plan {
   size_t number() const { return number_; }
   size_t scratch_bytes() const { return scratch_bytes_; }  // of one block
   int64_t batch() const;                                   // blocks whose scratch fits the cache together
-  int64_t grain() const;  // units that are worth a thread
+  int64_t grain() const;                                   // units that are worth a thread
 
   // The distinct taps' weights of every block: coincident ones added, the residual one included, converted.
   // weight (C, K) in the plan's dtype; the result holds (taps, vector) or (taps,) numbers from Block::weights on.
@@ -68,7 +69,8 @@ class Plan {
   // (C,) numbers per channel, zeros for null, with room for a whole vector behind the last channel.
   std::vector<unsigned char> biases(const void* bias) const;
 
-  // The part of a unit's source rows, or of its outputs, to ask for while the part-th block of the unit before is computed.
+  // The part of a unit's source rows, or of its outputs, to ask for while the part-th block of the unit before is
+  // computed.
   Prefetch reads_of(const Unit& unit, const void* source, Strides strides, int64_t part) const;
   Prefetch writes_of(const Unit& unit, const void* target, Strides strides, int64_t part) const;
 

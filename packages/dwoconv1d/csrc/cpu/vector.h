@@ -1,8 +1,13 @@
-// Vectors of one level: LEVEL_BYTES wide, loaded from and stored to every dtype. Included once by each level_*.cpp, after
-// its target pragma; everything here is local to that unit.
+// Vectors of one level: LEVEL_BYTES wide, loaded from and stored to every dtype. Included once by each level_*.cpp,
+// after its target pragma; everything here is local to that unit.
 #pragma once
 
 #if LEVEL_BYTES > 16
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC's AVX-512 header makes its "undefined" vectors by reading uninitialised ones, and warns about itself.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 #endif
 
