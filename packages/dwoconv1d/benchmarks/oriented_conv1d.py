@@ -1,9 +1,9 @@
 """Times oriented_conv1d beside everything stock torch offers, all in one run: `nox -s bench -- dwoconv1d [options]`.
 
-Routes are called in turn, round after round, and medians compared. On one CPU thread the clock is the thread's CPU time,
-else the wall. The rivals:
+Routes are called in turn, round after round, and medians compared. On one CPU thread the clock is the thread's CPU
+time, else the wall. The rivals:
 
-    conv 1xK     `F.conv2d` with a horizontal (1, K) kernel: not the same result, but the cheapest kernel of that many taps
+    conv 1xK     `F.conv2d` with a horizontal (1, K) kernel: another result, but the cheapest kernel of as many taps
     dense        the lines rasterised into one (Kh, Kw) kernel per channel, one depthwise `F.conv2d`
     directions   the same with one `F.conv2d`, and the tightest kernel, per direction
     shifts       a sum of shifted, weighted images, plain tensor arithmetic
@@ -42,7 +42,7 @@ Route = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def routes(angle: Tensor, kernel_size: int, compiled: bool) -> dict[str, tuple[Route, Callable[[Tensor], Tensor]]]:
-    """Map each route to its forward, taking (x, parameter, bias), and to what makes its parameter of a (C, K) weight."""
+    """Map each route to its forward, of (x, parameter, bias), and to what makes its parameter of a (C, K) weight."""
     pad = kernel_size // 2
 
     def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -110,9 +110,11 @@ def interleave(
     slow = {name for name, values in times.items() if values[0] > SLOW}
     fast = [name for name in calls if name not in slow]
     times.update({name: [] for name in fast})
-    while active := [
-        name for name in fast if sum(times[name]) < seconds and len(times[name]) < 100 or len(times[name]) < 5
-    ]:
+
+    def wants_more(values: list[float]) -> bool:
+        return len(values) < 5 or (sum(values) < seconds and len(values) < 100)
+
+    while active := [name for name in fast if wants_more(times[name])]:
         for name in active:
             start = clock()
             calls[name]()
@@ -243,9 +245,7 @@ def keep_freed_memory() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer repeats; at K = 31 only the (1, K) kernel as a rival"
-    )
+    parser.add_argument("--quick", action="store_true", help="fewer repeats; only conv 1xK at K = 31")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64", "float16", "bfloat16"])
     parser.add_argument("--angles", default="eight", help='"eight" directions as in the paper, or one angle in degrees')
