@@ -64,14 +64,16 @@ class Backends:
         if self._front is not None:
             self._front._destroy()  # the kernels behind it show again
         self.chosen, self._front = name, torch.library.Library(self.package, "IMPL")
-        for op in self.ops:
-            if name == "reference":
-                for key in KEYS.values():
-                    self._front.impl(op, self.reference[op], key)
-            elif self.active("cuda") == "cupy":
-                self._front.impl(op, self._cupy(op), "CUDA")
-            elif name == "native" and self.why["cuda"]:
-                self._front.impl(op, self._refuse, "CUDA")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Warning only once for all operators")  # torch 2.10 remarks on overriding
+            for op in self.ops:
+                if name == "reference":
+                    for key in KEYS.values():
+                        self._front.impl(op, self.reference[op], key)
+                elif self.active("cuda") == "cupy":
+                    self._front.impl(op, self._cupy(op), "CUDA")
+                elif name == "native" and self.why["cuda"]:
+                    self._front.impl(op, self._refuse, "CUDA")
 
     def use(self, name: str) -> contextlib.AbstractContextManager[None]:
         """`select(name)` at once; used in a `with` statement, the previous backend comes back at its end."""
@@ -120,7 +122,8 @@ class Backends:
             return ""
         spec = importlib.util.find_spec(f"{self.package}.{library}")
         if spec is None or spec.origin is None:
-            compiler = "nvcc" if device == "cuda" else "a C++ compiler"
+            # torch builds extensions with a compiler of its own CUDA generation alone.
+            compiler = f"nvcc {str(torch.version.cuda).split('.')[0]}.x" if device == "cuda" else "a C++ compiler"
             return (
                 f"{self.package} was installed without its library {library}. Make {compiler} available and install it "
                 f"again; {self.package.upper()}_REQUIRE_NATIVE=1 makes the installation say what fails."
