@@ -30,8 +30,7 @@ def curves(records: Records, title: str, path: Path) -> None:
     _line(accuracy, epochs, "top1", COLORS[1], "weights", percent=True)
     _line(accuracy, epochs, "ema_top1", COLORS[2], "averaged weights", percent=True)
     for line in accuracy.lines:
-        x, y = line.get_xdata()[-1], line.get_ydata()[-1]
-        accuracy.annotate(f"{y:.1f}", (x, y), (4, 3), textcoords="offset points", color=line.get_color(), fontsize=8)
+        line.set_label(f"{line.get_label()}, {line.get_ydata()[-1]:.2f} at the end")
     rate.plot(when, [r["lr"] for r in steps], color=COLORS[0], lw=1.8)
     rate.yaxis.set_major_formatter("{x:g}")
     for axes, text in ((loss, "Loss"), (accuracy, "Test accuracy (top-1, %)"), (rate, "Learning rate")):
@@ -66,9 +65,11 @@ def comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     over.xaxis.set_major_locator(MaxNLocator(integer=True))
     final.set_yticks(range(len(rows)), [row["label"] for row in rows])
     final.set_ylim(len(rows) - 0.4, -0.6)
-    final.margins(x=0.25)
-    _style(over, "Test accuracy (top-1, %)")
-    _style(final, "After the last epoch")
+    low, high = (extreme(value for row in rows for value in row["values"]) for extreme in (min, max))
+    room = max(2.5, 0.35 * (high - low))  # points; a hair's breadth must not fill the picture
+    final.set_xlim(low - room, high + room)
+    _style(over, "Test accuracy (top-1, %), of averaged weights where there are any")
+    _style(final, "After the last epoch (%)")
     final.tick_params(axis="y", length=0)
     figure.savefig(path)
 
