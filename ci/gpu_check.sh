@@ -49,16 +49,16 @@ ready() {
 
 test_() {
   ready && cd "$TREE" &&
-    timeout 240 "$PYTHON" -m pytest -m gpu -p no:cacheprovider --junitxml="$OUT/junit.xml" packages tests
+    timeout 200 "$PYTHON" -m pytest -m gpu -p no:cacheprovider --junitxml="$OUT/junit.xml" packages tests
 }
 
 sanitize() {
   ready && cd "$TREE" || return
   local status=0
   # Without torch's pool every tensor is an allocation of its own, so a step outside it is seen.
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 120 compute-sanitizer --tool memcheck --error-exitcode 9 \
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 100 compute-sanitizer --tool memcheck --error-exitcode 9 \
     "$PYTHON" ci/gpu_sanitize.py float32 float64 float16 bfloat16 || status=$?
-  timeout 90 compute-sanitizer --tool racecheck --racecheck-report all --error-exitcode 9 \
+  timeout 60 compute-sanitizer --tool racecheck --racecheck-report all --error-exitcode 9 \
     "$PYTHON" ci/gpu_sanitize.py float32 float16 || status=$?
   return $status
 }
@@ -68,7 +68,7 @@ bench() {
   local status=0 script name
   for script in packages/*/benchmarks/*.py; do
     name=$(basename "$(dirname "$(dirname "$script")")")_$(basename "$script" .py)
-    timeout 150 "$PYTHON" "$script" --device cuda --quick --json "$OUT/bench_$name.json" || status=$?
+    timeout 80 "$PYTHON" "$script" --device cuda --quick --json "$OUT/bench_$name.json" || status=$?
   done
   return $status
 }

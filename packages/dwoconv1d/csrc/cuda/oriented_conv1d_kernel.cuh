@@ -15,9 +15,9 @@ namespace dwoconv1d {
 constexpr int kItems = 4;  // cells per thread: they share each read of a tap
 
 template <typename A>
-struct WeightedTap {
+struct alignas(2 * sizeof(A)) WeightedTap {  // read at once
   A weight;
-  int offset;
+  int offset;  // in bytes, from the cell
 };
 
 template <typename T>
@@ -29,6 +29,12 @@ __device__ Accumulator<T> weight_of(const Params& p, int channel, int s) {
 __device__ inline long long target_index(const Params& p, int image, int channel, int y, int x) {
   const Strides& stride = p.target_stride;
   return image * stride.n + channel * stride.c + y * stride.h + x * stride.w;
+}
+
+// Byte addresses spare the inner loops a shift per product.
+template <typename S>
+__device__ const S& at_byte(const S* slots, int byte) {
+  return *reinterpret_cast<const S*>(reinterpret_cast<const unsigned char*>(slots) + byte);
 }
 
 // Chooses the taps [first, *last) to work on at once, at most `most`, and the layout of their tile.
@@ -104,6 +110,7 @@ template <typename T, bool ChannelsLast>
 __global__ void __launch_bounds__(kThreads, ChannelsLast || sizeof(T) == 8 ? 2 : 4) gather(const Params p) {
   using F = Format<T, ChannelsLast>;
   using A = Accumulator<T>;
+  constexpr int kSlotBytes = sizeof(SlotOf<T, ChannelsLast>);
   auto& head = *reinterpret_cast<Head<F::kChannels>*>(leanconv::dynamic_shared());
   auto* list = reinterpret_cast<WeightedTap<A>*>(leanconv::dynamic_shared() + kHeadBytes);  // [place][channel]
   const int list_bytes = p.list_taps * F::kChannels * static_cast<int>(sizeof(WeightedTap<A>));
@@ -142,7 +149,7 @@ __global__ void __launch_bounds__(kThreads, ChannelsLast || sizeof(T) == 8 ? 2 :
                       [&](int place, const Tap& tap, int s, int end) {
                         A weight = weight_of<T>(p, channel + c, s);
                         for (int t = s + 1; t < end; ++t) weight += weight_of<T>(p, channel + c, t);
-                        list[place * F::kChannels + c] = {weight, tile.offset(p, head.boxes[c], tap)};
+                        list[place * F::kChannels + c] = {weight, kSlotBytes * tile.offset(p, head.boxes[c], tap)};
                       },
                       [](int, int) {});
                   if ((threadIdx.x & 31) == 0) head.lengths[c] = length;
@@ -155,7 +162,8 @@ __global__ void __launch_bounds__(kThreads, ChannelsLast || sizeof(T) == 8 ? 2 :
                 const int item = base + i * kThreads + static_cast<int>(threadIdx.x);
                 int slot, row, column;
                 items.locate(item < items.count ? item : 0, &slot, &row, &column);
-                at[i] = (slot * F::kChannels + lane_channel) * tile.plane + row * step_h(p) * tile.pitch + column;
+                at[i] = kSlotBytes *
+                        ((slot * F::kChannels + lane_channel) * tile.plane + row * step_h(p) * tile.pitch + column);
               }
               const int length = channel_exists ? head.lengths[lane_channel] : 0;
 #pragma unroll 2
@@ -163,7 +171,7 @@ __global__ void __launch_bounds__(kThreads, ChannelsLast || sizeof(T) == 8 ? 2 :
                 const WeightedTap<A> tap = list[k * F::kChannels + lane_channel];
 #pragma unroll
                 for (int i = 0; i < kItems; ++i) {
-                  const SlotOf<T, ChannelsLast> pixel = slots[at[i] + tap.offset];
+                  const SlotOf<T, ChannelsLast> pixel = at_byte(slots, at[i] + tap.offset);
 #pragma unroll
                   for (int v = 0; v < F::kImages; ++v) sum[i][v] += tap.weight * pixel.get(v);
                 }
@@ -194,9 +202,10 @@ template <typename T, bool ChannelsLast, int Taps>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) reduce(const Params p) {
   using F = Format<T, ChannelsLast>;
   using A = Accumulator<T>;
+  constexpr int kSlotBytes = sizeof(SlotOf<T, ChannelsLast>);
   constexpr int kListBytes = 2 * Taps * F::kChannels * sizeof(int), kTileAt = (kHeadBytes + kListBytes + 15) / 16 * 16;
   auto& head = *reinterpret_cast<Head<F::kChannels>*>(leanconv::dynamic_shared());
-  int* list = reinterpret_cast<int*>(leanconv::dynamic_shared() + kHeadBytes);  // offsets, [place][channel]
+  int* list = reinterpret_cast<int*>(leanconv::dynamic_shared() + kHeadBytes);  // byte offsets, [place][channel]
   int* places = list + Taps * F::kChannels;                                     // of each tap, [tap][channel]
   auto* slots = reinterpret_cast<SlotOf<T, ChannelsLast>*>(leanconv::dynamic_shared() + kTileAt);
   A* warp_sums = reinterpret_cast<A*>(leanconv::dynamic_shared() + kTileAt);  // [warp][place][channel], after the tile
@@ -214,7 +223,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) reduce(const
       const int length = list_taps(
           p, channel + c, 0, first, last,
           [&](int place, const Tap& tap, int, int) {
-            list[place * F::kChannels + c] = tile.offset(p, head.boxes[c], tap);
+            list[place * F::kChannels + c] = kSlotBytes * tile.offset(p, head.boxes[c], tap);
           },
           [&](int s, int place) { places[(s - first) * F::kChannels + c] = place; });
       if (lane == 0) head.lengths[c] = length;
@@ -237,7 +246,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) reduce(const
             const bool exists = item < items.count;  // else repeat the thread's first cell with a gradient of zero
             int slot, row, column;
             items.locate(exists ? item : base, &slot, &row, &column);
-            at[i] = (slot * F::kChannels + lane_channel) * tile.plane + row * p.stride_h * tile.pitch + column;
+            at[i] = kSlotBytes *
+                    ((slot * F::kChannels + lane_channel) * tile.plane + row * p.stride_h * tile.pitch + column);
             const int image = part.image + slot * F::kImages;
             const T* target = static_cast<const T*>(p.target) +
                               target_index(p, image, channel + lane_channel, part.row + row, part.column + column);
@@ -253,7 +263,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) reduce(const
             const int offset = list[k * F::kChannels + lane_channel];
 #pragma unroll
             for (int i = 0; i < kItems; ++i) {
-              const SlotOf<T, ChannelsLast> pixel = slots[at[i] + offset];
+              const SlotOf<T, ChannelsLast> pixel = at_byte(slots, at[i] + offset);
 #pragma unroll
               for (int v = 0; v < F::kImages; ++v) sum[k] += grad[i][v] * pixel.get(v);
             }

@@ -242,7 +242,7 @@ def _launch(name: str, p: Params, blocks: int, shared_bytes: int, device: torch.
     import cupy
     import numpy
 
-    argument = numpy.frombuffer(bytes(p), dtype=numpy.uint8)  # CuPy passes a NumPy array by value
+    argument = numpy.frombuffer(bytearray(p), dtype=numpy.uint8)  # CuPy passes a NumPy array by value
     stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index)
     with cupy.cuda.Device(device.index), stream:
         kernel = _kernel(name)
