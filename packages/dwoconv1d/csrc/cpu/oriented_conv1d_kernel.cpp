@@ -126,7 +126,6 @@ void reduce(const Params& a, const Plan& plan, const std::vector<size_t>& starts
   const A* sums = reinterpret_cast<const A*>(partial);
   for (size_t b = 0; b < plan.blocks().size(); ++b) {
     const Block& block = plan.blocks()[b];
-    const Group& group = plan.group(block);
     const auto total = [&](int64_t tap, int64_t lane) {
       const int64_t lanes = plan.lanes() == Lanes::pixels ? plan.vector() : 1;
       A value = 0;
@@ -134,10 +133,14 @@ void reduce(const Params& a, const Plan& plan, const std::vector<size_t>& starts
         for (int64_t j = lane; j < lane + lanes; ++j) value += sums[i * stride + starts[b] + tap * plan.vector() + j];
       return value;
     };
-    for (int64_t c = 0; c < block.channels; ++c) {
-      T* out = static_cast<T*>(grad_weight) + (block.first + c) * a.taps;
-      for (int64_t s = 0; s < a.taps; ++s) narrow(group.tap_of[s] < 0 ? A(0) : total(group.tap_of[s], c), out + s);
-      narrow(total(group.taps().count, c), static_cast<T*>(grad_bias) + block.first + c);
+    for (size_t p = block.first_piece; p < block.last_piece; ++p) {
+      const Piece& piece = plan.pieces()[p];
+      const std::vector<int64_t>& map = plan.map(piece);
+      for (int64_t c = piece.first; c < piece.first + piece.channels; ++c) {
+        T* out = static_cast<T*>(grad_weight) + c * a.taps;
+        for (int64_t s = 0; s < a.taps; ++s) narrow(map[s] < 0 ? A(0) : total(map[s], c - block.first), out + s);
+        narrow(total(plan.geometry(block).taps.count, c - block.first), static_cast<T*>(grad_bias) + c);
+      }
     }
   }
 }
@@ -157,7 +160,7 @@ void grad_weight(const Params& a, const void* grad, Strides gs, const void* x, S
   size_t numbers = 0;
   for (const Block& block : plan.blocks()) {
     starts.push_back(numbers);
-    numbers += (plan.group(block).taps().count + 1) * plan.vector();
+    numbers += (plan.geometry(block).taps.count + 1) * plan.vector();
   }
   const int64_t chunks = plan.chunks();
   std::vector<unsigned char> partial(chunks * numbers * plan.number());

@@ -18,6 +18,9 @@ constexpr int64_t kScratchBytes = 768 << 10, kUnitBytes = 200 << 10;
 constexpr int64_t kRange = 8;
 // Pieces that sums over all images are made of: enough for many threads.
 constexpr int64_t kSumTasks = 32;
+// In units of one tap for one pixel of one vector: the rest of the work for that pixel, and all of it for one channel
+// of it where pixels fill the lanes though channels lie side by side. Measured.
+constexpr double kBlockCost = 20, kPlaneCost = 12;
 // Multiply-adds that are worth handing to another thread: a few microseconds.
 constexpr int64_t kGrainWork = 1 << 18;
 
@@ -42,6 +45,17 @@ bool resolve(const Reads& r, int64_t channel, int64_t s, Tap* tap) {
          dx + (r.out_width - 1) * r.stride_w >= 0;
 }
 
+TapSet make_set(std::vector<Tap> taps) {
+  std::sort(taps.begin(), taps.end());
+  taps.erase(std::unique(taps.begin(), taps.end()), taps.end());
+  TapSet set;
+  for (const Tap& tap : taps) {
+    set.dy.push_back(tap.dy);
+    set.dx.push_back(tap.dx);
+  }
+  return set;
+}
+
 template <class F>
 auto with_type(DType dtype, const F& f) {
   switch (dtype) {
@@ -54,78 +68,132 @@ auto with_type(DType dtype, const F& f) {
 
 }  // namespace
 
+// The taps of a run of channels, one per weight; those that never reach the image are left out of `live`.
+struct Plan::Run {
+  int64_t first, channels;
+  std::vector<Tap> taps;
+  std::vector<bool> alive;
+  std::vector<Tap> live;
+};
+
 Plan::Plan(const Reads& reads, int64_t batch, Strides source, Strides target, int64_t vector_bytes, DType dtype)
     : reads_(reads), batch_(batch), dtype_(dtype) {
   number_ = dtype == DType::float64 ? sizeof(double) : sizeof(float);
   vector_ = vector_bytes / static_cast<int64_t>(number_);
-  find_groups();
-  find_blocks(source, target);
+  find_blocks(find_runs(), source, target);
   find_tiles(source.c == 1);
 }
 
-void Plan::find_groups() {
+std::vector<Plan::Run> Plan::find_runs() const {
   const size_t row = reads_.taps * sizeof(int32_t);
   const int32_t *dy = reads_.offsets, *dx = dy + reads_.channels * reads_.taps;
-  std::vector<Tap> taps;
+  std::vector<Run> runs;
   for (int64_t c = 0; c < reads_.channels; ++c, dy += reads_.taps, dx += reads_.taps) {
     if (c > 0 && std::memcmp(dy, dy - reads_.taps, row) == 0 && std::memcmp(dx, dx - reads_.taps, row) == 0) {
-      ++groups_.back().channels;
+      ++runs.back().channels;
       continue;
     }
-    taps.clear();
-    Tap tap;
-    for (int64_t s = 0; s < reads_.taps; ++s)
-      if (resolve(reads_, c, s, &tap)) taps.push_back(tap);
-    std::sort(taps.begin(), taps.end());
-    taps.erase(std::unique(taps.begin(), taps.end()), taps.end());
-    Group group;
-    group.first = c;
-    group.channels = 1;
-    for (const Tap& t : taps) {
-      group.dy.push_back(t.dy);
-      group.dx.push_back(t.dx);
-    }
+    Run run = {c, 1, {}, {}, {}};
     for (int64_t s = 0; s < reads_.taps; ++s) {
-      const bool alive = resolve(reads_, c, s, &tap);
-      group.tap_of.push_back(alive ? std::lower_bound(taps.begin(), taps.end(), tap) - taps.begin() : -1);
+      Tap tap;
+      run.alive.push_back(resolve(reads_, c, s, &tap));
+      run.taps.push_back(tap);
+      if (run.alive.back()) run.live.push_back(tap);
     }
-    groups_.push_back(std::move(group));
+    runs.push_back(std::move(run));
+  }
+  return runs;
+}
+
+size_t Plan::add_map(const Run& run, const TapSet& set) {
+  std::vector<int64_t> map;
+  for (size_t s = 0; s < run.taps.size(); ++s) {
+    int64_t low = 0;
+    if (run.alive[s]) {
+      const Tap& tap = run.taps[s];
+      low = std::lower_bound(set.dy.begin(), set.dy.end(), tap.dy) - set.dy.begin();
+      while (set.dx[low] != tap.dx) ++low;
+    }
+    map.push_back(run.alive[s] ? low : -1);
+  }
+  maps_.push_back(std::move(map));
+  return maps_.size() - 1;
+}
+
+// Blocks of channels that all have the run's taps.
+void Plan::add_blocks(const Run& run, int64_t step) {
+  sets_.push_back(make_set(run.live));
+  const size_t map = add_map(run, sets_.back());
+  for (int64_t c = 0; c < run.channels; c += step) {
+    const int64_t channels = std::min(step, run.channels - c);
+    pieces_.push_back({run.first + c, channels, map});
+    blocks_.push_back({static_cast<int64_t>(sets_.size()) - 1, run.first + c, channels, weights_, pieces_.size() - 1,
+                       pieces_.size()});
+    weights_ += sets_.back().dy.size() * step;
   }
 }
 
-void Plan::find_blocks(Strides source, Strides target) {
-  int64_t lanes = 0;
-  size_t taps = 0;
-  for (const Group& group : groups_) {
-    lanes += (group.channels + vector_ - 1) / vector_ * vector_;
-    taps = std::max(taps, group.dy.size());
+// Blocks that fill every lane: each has the taps of all its channels, with weight zero where a channel lacks one.
+void Plan::add_mixed_blocks(const std::vector<Run>& runs) {
+  size_t from = 0;
+  for (int64_t c = 0; c < reads_.channels; c += vector_) {
+    const int64_t end = std::min(c + vector_, reads_.channels);
+    while (runs[from].first + runs[from].channels <= c) ++from;
+    std::vector<Tap> taps;
+    for (size_t r = from; r < runs.size() && runs[r].first < end; ++r)
+      taps.insert(taps.end(), runs[r].live.begin(), runs[r].live.end());
+    sets_.push_back(make_set(std::move(taps)));
+    const size_t first_piece = pieces_.size();
+    for (size_t r = from; r < runs.size() && runs[r].first < end; ++r) {
+      const int64_t begin = std::max(c, runs[r].first), stop = std::min(end, runs[r].first + runs[r].channels);
+      pieces_.push_back({begin, stop - begin, add_map(runs[r], sets_.back())});
+    }
+    blocks_.push_back({static_cast<int64_t>(sets_.size()) - 1, c, end - c, weights_, first_piece, pieces_.size()});
+    weights_ += sets_.back().dy.size() * vector_;
   }
+}
+
+void Plan::find_blocks(const std::vector<Run>& runs, Strides source, Strides target) {
+  int64_t blocks = 0;
+  for (const Run& run : runs) blocks += (run.channels + vector_ - 1) / vector_;
+  lanes_ = Lanes::channels;
   if (source.c == 1 && target.c == 1) {
-    lanes_ = lanes <= 4 * reads_.channels ? Lanes::channels : Lanes::pixels;
+    const auto cost = [this](double per_block) {
+      double sum = 0;
+      for (const Block& block : blocks_) sum += per_block + sets_[block.set].dy.size();
+      return sum;
+    };
+    const auto clear = [this] {
+      sets_.clear();
+      maps_.clear();
+      pieces_.clear();
+      blocks_.clear();
+      weights_ = 0;
+    };
+    double mixed = 0, separate = kBlockCost * blocks;
+    for (const Run& run : runs) separate += (run.channels + vector_ - 1) / vector_ * make_set(run.live).dy.size();
+    add_mixed_blocks(runs);
+    mixed = cost(kBlockCost);
+    const double single = kPlaneCost * reads_.channels;
+    if (mixed <= separate && mixed <= single) return;
+    clear();
+    if (separate > single) lanes_ = Lanes::pixels;
   } else {
-    // Turning 16 x 16 numbers costs about as much as ten taps gain from aligned vectors; it pays for small planes, too.
-    const bool turns =
-        vector_ == 16 && reads_.stride_w == 1 && source.w == 1 && target.w == 1 && 2 * lanes <= 3 * reads_.channels;
-    lanes_ = turns && reads_.out_width <= 28 ? Lanes::channels : Lanes::pixels;
+    // Turning squares of 16 x 16 numbers pays for small planes, whose rows fill vectors badly.
+    const bool turns = vector_ == 16 && reads_.stride_w == 1 && source.w == 1 && target.w == 1;
+    if (!turns || reads_.out_width > 28 || 2 * blocks * vector_ > 3 * reads_.channels) lanes_ = Lanes::pixels;
   }
-  const int64_t step = lanes_ == Lanes::channels ? vector_ : 1;
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    for (int64_t c = 0; c < groups_[g].channels; c += step) {
-      blocks_.push_back(
-          {static_cast<int64_t>(g), groups_[g].first + c, std::min(step, groups_[g].channels - c), weights_});
-      weights_ += groups_[g].dy.size() * step;
-    }
-  }
+  for (const Run& run : runs) add_blocks(run, lanes_ == Lanes::channels ? vector_ : 1);
 }
 
-Window Plan::window(const Group& group) const {
+Window Plan::window(const TapSet& set) const {
   int64_t first = 0, last = 0;
-  for (int64_t dx : group.dx) {
+  for (int64_t dx : set.dx) {
     first = std::min(first, floor_div(dx, reads_.stride_w));
     last = std::max(last, floor_div(dx, reads_.stride_w));
   }
-  const int64_t top = group.dy.empty() ? 0 : std::min<int64_t>(0, group.dy.front());
-  const int64_t bottom = group.dy.empty() ? 0 : std::max<int64_t>(0, group.dy.back());
+  const int64_t top = set.dy.empty() ? 0 : std::min<int64_t>(0, set.dy.front());
+  const int64_t bottom = set.dy.empty() ? 0 : std::max<int64_t>(0, set.dy.back());
   const int64_t round = lanes_ == Lanes::pixels ? vector_ : 1;
   return {(tile_rows_ - 1) * reads_.stride_h + 1 + bottom - top,
           (tile_cols_ + round - 1) / round * round + last - first, first};
@@ -144,8 +212,8 @@ void Plan::find_tiles(bool channels_last) {
   for (;;) {
     tile_rows_ = 1;
     int64_t fitting = kUnitBytes / (tile_cols_ * reads_.stride_w * reads_.stride_h * pixel), overlap = 0;
-    for (const Group& group : groups_) {
-      const Window w = window(group);
+    for (const TapSet& set : sets_) {
+      const Window w = window(set);
       const int64_t rows = kScratchBytes / (w.cols * reads_.stride_w * unit) - w.rows;
       fitting = std::min(fitting, rows / reads_.stride_h);
       overlap = std::max(overlap, w.rows - 1);
@@ -157,13 +225,13 @@ void Plan::find_tiles(bool channels_last) {
   tiles_down_ = (reads_.out_height + tile_rows_ - 1) / tile_rows_;
   tiles_across_ = (reads_.out_width + tile_cols_ - 1) / tile_cols_;
   tile_rows_ = (reads_.out_height + tiles_down_ - 1) / tiles_down_;
-  for (const Group& group : groups_) {
-    const Window w = window(group);
+  for (const TapSet& set : sets_) {
+    const Window w = window(set);
     const size_t numbers = (w.rows * w.cols * reads_.stride_w * lanes + vector_) * number_;
-    scratch_bytes_ = std::max(scratch_bytes_, (numbers + (group.dy.size() + 8) * sizeof(int64_t) + 63) / 64 * 64);
-    if (!group.dy.empty()) bottom_ = std::max(bottom_, group.dy.back());
+    scratch_bytes_ = std::max(scratch_bytes_, (numbers + (set.dy.size() + 8) * sizeof(int64_t) + 63) / 64 * 64);
+    if (!set.dy.empty()) bottom_ = std::max(bottom_, set.dy.back());
     geometries_.push_back(
-        {lanes_, group.taps(), w, reads_.out_height, reads_.out_width, reads_.stride_h, reads_.stride_w});
+        {lanes_, set.taps(), w, reads_.out_height, reads_.out_width, reads_.stride_h, reads_.stride_w});
   }
 }
 
@@ -214,7 +282,7 @@ Prefetch Plan::writes_of(const Unit& unit, const void* target, Strides strides, 
 
 int64_t Plan::grain() const {
   size_t taps = 1;
-  for (const Group& group : groups_) taps = std::max(taps, group.dy.size());
+  for (const TapSet& set : sets_) taps = std::max(taps, set.dy.size());
   const int64_t work =
       tile_rows_ * tile_cols_ * range_ * static_cast<int64_t>(taps) * (lanes_ == Lanes::channels ? vector_ : 1);
   return std::max<int64_t>(1, kGrainWork / std::max<int64_t>(1, work));
@@ -228,12 +296,14 @@ std::vector<unsigned char> Plan::weights(const void* weight, bool residual) cons
     A* out = reinterpret_cast<A*>(bytes.data());
     const int64_t step = lanes_ == Lanes::channels ? vector_ : 1;
     for (const Block& block : blocks_) {
-      const std::vector<int64_t>& tap_of = groups_[block.group].tap_of;
-      for (int64_t c = 0; c < block.channels; ++c) {
-        const T* in = static_cast<const T*>(weight) + (block.first + c) * reads_.taps;
-        for (int64_t s = 0; s < reads_.taps; ++s)
-          if (tap_of[s] >= 0)
-            out[block.weights + tap_of[s] * step + c] += widen(in[s]) + A(residual && s == reads_.taps / 2);
+      for (size_t p = block.first_piece; p < block.last_piece; ++p) {
+        const std::vector<int64_t>& map = maps_[pieces_[p].map];
+        for (int64_t c = pieces_[p].first; c < pieces_[p].first + pieces_[p].channels; ++c) {
+          const T* in = static_cast<const T*>(weight) + c * reads_.taps;
+          A* sums = out + block.weights + (c - block.first);
+          for (int64_t s = 0; s < reads_.taps; ++s)
+            if (map[s] >= 0) sums[map[s] * step] += widen(in[s]) + A(residual && s == reads_.taps / 2);
+        }
       }
     }
   });

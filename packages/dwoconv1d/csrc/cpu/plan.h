@@ -8,20 +8,24 @@
 
 namespace dwoconv1d {
 
-// Neighbouring channels with equal offsets.
-struct Group {
-  int64_t first, channels;
-  std::vector<int64_t> dy, dx;  // distinct taps that reach the image, sorted
-  std::vector<int64_t> tap_of;  // for each of the K weights its distinct tap, or -1
-  size_t weights;               // where its weights start in Plan::weight, in numbers
+// Distinct taps that reach the image, sorted by row, then column.
+struct TapSet {
+  std::vector<int64_t> dy, dx;
 
   Taps taps() const { return {static_cast<int64_t>(dy.size()), dy.data(), dx.data()}; }
 };
 
-// One task per image: all, or up to a vector, of a group's channels.
+// Channels of a block with equal offsets; `map` tells for each of their K weights its tap in the block's set, or -1.
+struct Piece {
+  int64_t first, channels;
+  size_t map;
+};
+
+// What one task computes of an image: channels side by side, one per lane, or a single one.
 struct Block {
-  int64_t group, first, channels;
-  size_t weights;
+  int64_t set, first, channels;
+  size_t weights;  // where its weights start in Plan::weights, in numbers
+  size_t first_piece, last_piece;
 };
 
 // Reads at (p * stride_h + dy, q * stride_w + dx) of an image height x width, for each of out_height x out_width
@@ -54,8 +58,9 @@ class Plan {
   int64_t chunks() const;
   int64_t ranges() const { return ranges_; }
   const std::vector<Block>& blocks() const { return blocks_; }
-  const Group& group(const Block& block) const { return groups_[block.group]; }
-  const Geometry& geometry(const Block& block) const { return geometries_[block.group]; }
+  const std::vector<Piece>& pieces() const { return pieces_; }
+  const std::vector<int64_t>& map(const Piece& piece) const { return maps_[piece.map]; }
+  const Geometry& geometry(const Block& block) const { return geometries_[block.set]; }
   Lanes lanes() const { return lanes_; }
   int64_t vector() const { return vector_; }
   size_t number() const { return number_; }
@@ -75,10 +80,15 @@ class Plan {
   Prefetch writes_of(const Unit& unit, const void* target, Strides strides, int64_t part) const;
 
  private:
-  void find_groups();
-  void find_blocks(Strides source, Strides target);
+  struct Run;  // neighbouring channels with equal offsets
+
+  std::vector<Run> find_runs() const;
+  void find_blocks(const std::vector<Run>& runs, Strides source, Strides target);
+  void add_blocks(const Run& run, int64_t step);
+  void add_mixed_blocks(const std::vector<Run>& runs);
+  size_t add_map(const Run& run, const TapSet& set);
   void find_tiles(bool channels_last);
-  Window window(const Group& group) const;
+  Window window(const TapSet& set) const;
   Prefetch share(const Unit& unit, const void* data, Strides strides, const Area& area, int64_t part) const;
 
   Reads reads_;
@@ -87,9 +97,11 @@ class Plan {
   Lanes lanes_;
   int64_t vector_;  // accumulators per vector
   size_t number_;   // bytes per accumulator
-  std::vector<Group> groups_;
+  std::vector<TapSet> sets_;
+  std::vector<std::vector<int64_t>> maps_;
+  std::vector<Piece> pieces_;
   std::vector<Block> blocks_;
-  std::vector<Geometry> geometries_;  // per group
+  std::vector<Geometry> geometries_;  // per set
   int64_t tile_rows_, tile_cols_, tiles_down_, tiles_across_, range_, ranges_;
   int64_t bottom_ = 0;  // largest dy
   size_t weights_ = 0, scratch_bytes_ = 0;
