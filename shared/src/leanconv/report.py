@@ -67,7 +67,7 @@ class Report:
         notes = [
             "Top-1 in percent after the last epoch (none was picked by its test accuracy); time includes evaluation."
         ]
-        notes += _unique(_chance(row) for row in self.rows)
+        notes += [_chance(self.rows)] if self.rows else []
         notes += [f"Data: {text}." for text in _unique(run["data_source"].rstrip(".") for run in runs)]
         notes += [f"Paper: {text}." for text in _unique(run["paper"]["source"] for run in runs if "paper" in run)]
         notes += [f"Measured on {birth}." for birth in _unique(map(_birth, runs))]
@@ -145,10 +145,10 @@ def _pictured(row: Row) -> dict[str, Any]:
     return {"label": row.label, "runs": runs, "values": row.values(key), "text": row.spread(key)}
 
 
-def _chance(row: Row) -> str:
-    """How far apart two equal networks may lie by the luck of the test images: two standard deviations."""
-    count, share = row.runs[0]["test_images"], statistics.mean(row.values("top1")) / 100
-    points = 200 * (2 * share * (1 - share) / count) ** 0.5
+def _chance(rows: list[Row]) -> str:
+    """How far apart equal networks may lie by the luck of the test images: two standard deviations."""
+    shares = [(row.runs[0]["test_images"], statistics.mean(row.values("top1")) / 100) for row in rows]
+    points, count = max((200 * (2 * share * (1 - share) / count) ** 0.5, count) for count, share in shares)
     return f"With {count} test images, chance alone may part two equally good networks by {points:.1f} points."
 
 
