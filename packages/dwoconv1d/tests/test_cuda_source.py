@@ -226,6 +226,13 @@ def test_infinities_stay_where_they_belong(kernels, layout):
     )
 
 
+def test_params_go_to_cupy_by_value():
+    pytest.importorskip("numpy")
+    p = cupy_backend.Params(batch=3, splits=7)
+    argument = cupy_backend._by_value(p)
+    assert argument.size == 1 and argument.tobytes() == bytes(p)  # CuPy refuses arrays of more
+
+
 @pytest.mark.parametrize("weight_sums", [False, True])
 def test_python_plans_as_the_library_does(kernels, library, weight_sums):
     """`cupy_backend.plan` and `make_plan`, byte for byte, over sizes, layouts, dtypes and GPUs."""

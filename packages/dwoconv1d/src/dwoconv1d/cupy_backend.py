@@ -237,15 +237,20 @@ def _kernel(name: str) -> Any:
     return cupy.RawModule(code=source(), options=("-std=c++17",), name_expressions=(name,)).get_function(name)
 
 
+def _by_value(p: Params) -> Any:
+    """The struct as CuPy passes structs: a NumPy array of one element."""
+    import numpy
+
+    return numpy.frombuffer(bytearray(p), dtype=numpy.dtype((numpy.void, ctypes.sizeof(p))))
+
+
 def _launch(name: str, p: Params, blocks: int, shared_bytes: int, device: torch.device) -> None:
     """Queues a kernel on torch's current stream."""
     import cupy
-    import numpy
 
-    argument = numpy.frombuffer(bytearray(p), dtype=numpy.uint8)  # CuPy passes a NumPy array by value
     stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index)
     with cupy.cuda.Device(device.index), stream:
         kernel = _kernel(name)
         if shared_bytes > DEFAULT_SHARED:
             kernel.max_dynamic_shared_size_bytes = shared_bytes
-        kernel((blocks,), (THREADS,), (argument,), shared_mem=shared_bytes)
+        kernel((blocks,), (THREADS,), (_by_value(p),), shared_mem=shared_bytes)
