@@ -2,8 +2,8 @@
 
 Medians of CUDA events over several sets of inputs, together larger than the cache; `of copy` is the share of the
 bandwidth that a large copy reaches in the same run. Beside the forward pass stands `F.conv2d` with a horizontal (1, K)
-depthwise kernel: not the same result, but what cuDNN does with as many taps. The shapes are those of the paper's runtime
-table and of its stem.
+depthwise kernel: not the same result, but what cuDNN does with as many taps. The shapes are those of the paper's
+runtime table and of its stem.
 """
 
 from __future__ import annotations
