@@ -12,8 +12,8 @@
 namespace dwoconv1d {
 namespace {
 
-// Scratch that one block may fill, and memory that one unit may read: good parts of a second-level cache.
-constexpr int64_t kScratchBytes = 768 << 10, kUnitBytes = 200 << 10;
+// Scratch that one block may fill, and memory that one unit may read: parts of a second-level cache. Measured.
+constexpr int64_t kScratchBytes = 300 << 10, kUnitBytes = 250 << 10;
 // Vectors of channels in a unit: neighbours share cache lines of channels_last pixels.
 constexpr int64_t kRange = 8;
 // Pieces that sums over all images are made of: enough for many threads.
@@ -179,9 +179,12 @@ void Plan::find_blocks(const std::vector<Run>& runs, Strides source, Strides tar
     clear();
     if (separate > single) lanes_ = Lanes::pixels;
   } else {
-    // Turning squares of 16 x 16 numbers pays for small planes, whose rows fill vectors badly.
+    // Turning squares of 16 x 16 numbers pays for small planes, whose rows fill vectors badly, and for many taps when
+    // all lanes are live.
     const bool turns = vector_ == 16 && reads_.stride_w == 1 && source.w == 1 && target.w == 1;
-    if (!turns || reads_.out_width > 28 || 2 * blocks * vector_ > 3 * reads_.channels) lanes_ = Lanes::pixels;
+    const double filled = static_cast<double>(reads_.channels) / static_cast<double>(blocks * vector_);
+    const bool pays = reads_.out_width <= 28 ? filled >= 0.66 : filled >= 0.9 && reads_.taps >= 12;
+    if (!turns || !pays) lanes_ = Lanes::pixels;
   }
   for (const Run& run : runs) add_blocks(run, lanes_ == Lanes::channels ? vector_ : 1);
 }
