@@ -59,6 +59,8 @@ inline int64_t shared_limit(int device, const char* package) {
 template <typename Params>
 void launch(void (*kernel)(Params), const Params& params, int64_t blocks, int threads, int64_t shared_bytes,
             void* stream, const char* package) {
+  if (blocks > 0x7fffffff)
+    throw std::runtime_error(std::string(package) + ": the tensor is too large for one CUDA grid.");
   if (shared_bytes > kDefaultShared) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
           package);
