@@ -104,8 +104,25 @@ def test_offsets_follow_a_change_of_angles():
     layer.load_state_dict({**layer.state_dict(), "angle": torch.full((8,), 1.2)})
     expected = torch.stack(tap_offsets(7, torch.full((8,), 1.2))).int()
     assert torch.equal(layer.offsets, expected)  # before any call: compiled code never asks
-    layer.load_state_dict({**layer.state_dict(), "angle": torch.full((8,), 0.2).half()}, assign=True)
-    assert torch.equal(layer(x), by_function(layer, x, torch.full((8,), 0.2).half().float()))
+    layer.load_state_dict({**layer.state_dict(), "angle": torch.full((8,), 0.2).double()}, assign=True)
+    assert torch.equal(layer(x), by_function(layer, x, torch.full((8,), 0.2)))
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+def test_coarse_angles_are_refused(dtype):
+    """In half precision a right angle is so far off that every tap of a vertical line would move by one pixel."""
+    x, weight, coarse = torch.randn(1, 8, 9, 9), torch.randn(8, 7), assign_angles(8).to(dtype)
+    layer = OrientedConv1d(8, 7)
+    for assign in (False, True):
+        with pytest.raises(RuntimeError, match=r"angle: angle is torch.*too coarse"):
+            OrientedConv1d(8, 7).load_state_dict({**layer.state_dict(), "angle": coarse}, assign=assign)
+    with pytest.raises(TypeError, match="too coarse"):
+        oriented_conv1d(x, weight, coarse)
+    with pytest.raises(TypeError, match="too coarse"):
+        OrientedConv1d(8, 7, angle=coarse)
+    layer.angle = coarse
+    with pytest.raises(TypeError, match="too coarse"):
+        layer(x)
 
 
 def test_bad_changes_of_angles_are_refused():
@@ -162,6 +179,19 @@ def test_copies_are_independent():
         other.angle.fill_(0.7)
         assert torch.equal(other(x), by_function(other, x, torch.full((8,), 0.7)))
         assert torch.equal(layer(x), wanted)
+
+
+def test_copies_of_a_changed_layer_follow_their_own_angles():
+    """A copy's tensor counts its changes from the start again, and may arrive at the number that the original had."""
+    layer, x = OrientedConv1d(8, 7), torch.randn(1, 8, 9, 9)
+    for _ in range(3):
+        layer.angle.fill_(0.1)
+    layer(x)
+    for changes in range(1, 5):
+        for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            for _ in range(changes):
+                other.angle.fill_(0.7)
+            assert torch.equal(other(x), by_function(other, x, torch.full((8,), 0.7)))
 
 
 def test_works_in_inference_mode():

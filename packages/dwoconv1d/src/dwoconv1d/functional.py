@@ -45,7 +45,8 @@ def oriented_conv1d(
         rounding: "trunc" (the authors', towards zero) or "nearest"; see `tap_offsets`.
 
     Raises:
-        TypeError: a tensor that is not floating point, dtypes that differ, a stride that is no integer.
+        TypeError: a tensor that is not floating point, dtypes that differ, an angle in half precision, a stride that
+            is no integer.
         ValueError: shapes that do not fit, tensors on several devices, an angle that is not finite or requires a
             gradient, no taps, a stride or dilation below 1, an unknown rounding. On CUDA the look at `angle` waits for
             the device; it is left out under CUDA graph capture, `torch.compile` and `torch.export`. `OrientedConv1d`
@@ -119,7 +120,7 @@ def tap_offsets(
     taps, all lines but horizontal and vertical ones are a single pixel.
 
     Raises:
-        TypeError: `angle` is not a floating-point tensor, `kernel_size` or `dilation` is no integer.
+        TypeError: `angle` is not a float32 or float64 tensor, `kernel_size` or `dilation` is no integer.
         ValueError: `angle` is not of shape (C,) or not finite, `kernel_size` or `dilation` is below 1, unknown
             rounding.
 
@@ -146,11 +147,18 @@ def _taps_of(weight: Tensor, angle: Tensor, dilation: int, rounding: str) -> tup
 
 
 def check_angle(angle: Tensor) -> None:
-    """Checks that `angle` is (C,), floating point and, where its values can be seen, finite."""
+    """Checks that `angle` is (C,), float32 or float64 and, where its values can be seen, finite."""
     floating_tensor("angle", angle, "(C,)")
+    check_precision(angle)
     if _values_can_be_seen(angle) and not torch.isfinite(angle).all():
         channel = int(torch.nonzero(~torch.isfinite(angle))[0])
         raise ValueError(f"angle must be finite, but angle[{channel}] is {angle[channel].item()}.")
+
+
+def check_precision(angle: Tensor) -> None:
+    """Refuses half precision: it misses pi / 2 by enough to move every tap of a vertical line."""
+    if angle.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(f"angle is {angle.dtype}, too coarse for the taps' pixels: keep it in float32.")
 
 
 def _values_can_be_seen(t: Tensor) -> bool:

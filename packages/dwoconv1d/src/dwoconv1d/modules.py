@@ -82,7 +82,9 @@ class OrientedConv1d(nn.Module):
         with torch.device("cpu"):
             if angle is None:
                 return functional.assign_angles(self.channels, self.directions, self.offset)
-            angle = torch.as_tensor(angle).detach().to("cpu", torch.float32)
+            angle = torch.as_tensor(angle).detach()
+            functional.check_precision(angle)
+            angle = angle.to("cpu", torch.float32)
             return angle.expand(self.channels).clone() if angle.dim() == 0 else angle.clone()
 
     def reset_parameters(self) -> None:
@@ -109,6 +111,7 @@ class OrientedConv1d(nn.Module):
         if angle.shape != (self.channels,):
             raise ValueError(f"angle must have shape {(self.channels,)}, but it has shape {tuple(angle.shape)}.")
         if angle.dtype != torch.float32:
+            functional.check_angle(angle)
             self.angle = angle = angle.float()
         # DDP writes into buffers at every step, and on CUDA a look at their values waits for the device.
         if not angle.is_cuda or seen is None or seen[0] is not angle:
@@ -124,11 +127,17 @@ class OrientedConv1d(nn.Module):
             self.angle = angle.to(self.angle.device)
         return self
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._seen = None  # the versions of a copied or unpickled tensor start anew
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
         try:
+            if f"{prefix}angle" in state_dict:
+                functional.check_precision(state_dict[f"{prefix}angle"])
             self._refresh()
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             errors: list[str] = rest[-1]
             errors.append(f"{prefix}angle: {error}")
 
