@@ -14,6 +14,7 @@ import torch
 from leanconv import training
 from leanconv.data import Augment
 from leanconv.training import Recipe, checkpoint, run_folder
+from leanconv.training.world import join
 
 RECIPE = Recipe(
     model="convnext_tiny_1d",
@@ -91,3 +92,16 @@ def test_ctrl_c_stops_all_processes_after_the_same_step(tmp_path):
         said = process.communicate(timeout=60)[1]
     assert said.count("stopped after step") == 2
     assert checkpoint.load(run)["step"] == run_folder.read_metrics(run)[-1]["step"]
+
+
+def test_an_existing_process_group_is_believed(tmp_path, monkeypatch):
+    """Not the environment: processes may have been started by other means than torchrun."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    torch.distributed.init_process_group("gloo", init_method=(tmp_path / "store").as_uri(), rank=0, world_size=1)
+    try:
+        with join("cpu") as world:
+            assert (world.rank, world.size) == (0, 1)
+        assert torch.distributed.is_initialized()
+    finally:
+        torch.distributed.destroy_process_group()

@@ -138,7 +138,8 @@ def test_second_interrupt_is_not_swallowed():
 
 def test_a_checkpoint_is_whole_or_absent(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
-    checkpoint.save({"step": 1}, path)
+    whole = {"model": {}, "ema": None, "step": 1}
+    checkpoint.save(whole, path)
 
     def torn(state, file):
         file.write(b"half")
@@ -146,8 +147,17 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", torn)
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.save({"step": 2}, path)
-    assert checkpoint.load(tmp_path) == {"step": 1}
+        checkpoint.save({**whole, "step": 2}, path)
+    assert checkpoint.load(tmp_path) == whole
+
+
+def test_a_foreign_or_damaged_checkpoint_is_refused(tmp_path):
+    torch.save({"a": torch.ones(1)}, tmp_path / "foreign.pt")
+    (tmp_path / "damaged.pt").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"foreign.pt is not a checkpoint of a run"):
+        checkpoint.load(tmp_path / "foreign.pt")
+    with pytest.raises(ValueError, match=r"damaged.pt cannot be read"):
+        checkpoint.load(tmp_path / "damaged.pt")
 
 
 def test_a_run_is_not_overwritten_nor_resumed_by_another_recipe(unbroken):
@@ -358,5 +368,13 @@ def test_train_from_the_command_line(tmp_path, capsys):
     assert run_folder.read_recipe(run).lr == 1e-3
     assert main([*arguments, "--set", "epoch=1"]) == 1
     assert "did you mean epochs" in capsys.readouterr().err
-    assert main(["train", "--resume", str(run), "--set", "lr=1"]) == 1
-    assert "continues a run unchanged" in capsys.readouterr().err
+    for ignored in (["--set", "lr=1"], ["--out", str(tmp_path / "other")]):
+        assert main(["train", "--resume", str(run), *ignored]) == 1
+        assert "continues a run unchanged" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run), "--root", str(tmp_path / "nothing")]) == 1
+    assert "nothing is not a folder" in capsys.readouterr().err
+    assert main([*arguments, "--set", "model_kwargs.foo=1"]) == 1
+    assert "cannot be built with these model_kwargs" in capsys.readouterr().err
+    config.write_text("[1]")
+    assert main(["train", "--config", str(config)]) == 1
+    assert "holds no recipe" in capsys.readouterr().err

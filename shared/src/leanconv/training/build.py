@@ -29,11 +29,18 @@ def data(recipe: Recipe) -> VisionData:
 
 
 def model(recipe: Recipe, vision: VisionData) -> nn.Module:
-    """The recipe's network for this data set; the same seed gives the same weights."""
+    """The recipe's network for this data set; the same seed gives the same weights.
+
+    Raises:
+        ConfigError: the network does not take the recipe's ``model_kwargs``.
+    """
     seed(recipe.seed)
     shape = {"num_classes": vision.num_classes, "in_chans": vision.in_chans}
     drop_path = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
-    return models.build(recipe.model, **{**shape, **drop_path, **recipe.model_kwargs})
+    try:
+        return models.build(recipe.model, **{**shape, **drop_path, **recipe.model_kwargs})
+    except TypeError as error:
+        raise ConfigError(f"{recipe.model} cannot be built with these model_kwargs or drop_path: {error}") from error
 
 
 def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:

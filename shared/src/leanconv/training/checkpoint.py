@@ -26,9 +26,16 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
 
     Raises:
         FileNotFoundError: there is none, with a sentence saying what was looked for.
+        ValueError: the file is damaged or no checkpoint of a run.
     """
     path = Path(path)
     path = path / LAST if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: the run was never started or stopped before its first save")
-    return torch.load(path, map_location=device, weights_only=True)
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # what a damaged file brings about is up to chance
+        raise ValueError(f"{path} cannot be read as a checkpoint: {error!r:.200}") from error
+    if not (isinstance(state, dict) and {"model", "ema", "step"} <= state.keys()):
+        raise ValueError(f"{path} is not a checkpoint of a run: it lacks model, ema or step")
+    return state

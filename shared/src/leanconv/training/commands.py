@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from leanconv import report
-from leanconv.training import build, checkpoint, evaluate, fit, resume
+from leanconv.training import build, checkpoint, evaluate, fit
 from leanconv.training.recipe import ConfigError, Recipe
 from leanconv.training.run_folder import read_recipe
 from leanconv.training.world import join
@@ -47,16 +47,31 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _train(args: argparse.Namespace) -> int:
     """Train a network by a recipe; the run folder holds everything needed to repeat or resume it."""
     if args.resume:
-        if args.model or args.data or args.config or args.set:
-            raise ConfigError("--resume continues a run unchanged: leave out MODEL, --data, --config and --set")
-        resume(args.resume, device=args.device)
-        return 0
+        if args.model or args.data or args.config or args.out or args.set:
+            raise ConfigError("--resume continues a run unchanged: leave out MODEL, --data, --config, --out and --set")
+        recipe, out = read_recipe(args.resume), args.resume
+        if args.data_root:
+            recipe = recipe.override({"data_root": args.data_root})
+        return _fit(recipe, out, args.device, resume=True)
     named = {key: getattr(args, key) for key in ("model", "data", "data_root") if getattr(args, key)}
-    recipe = Recipe().override(json.loads(args.config.read_text()) if args.config else {})
-    recipe = recipe.override(named).override(args.set)
+    recipe = (_read_config(args.config) if args.config else Recipe()).override(named).override(args.set)
     out = args.out or Path("runs", f"{recipe.model}-{recipe.data}-{datetime.now():%Y%m%d-%H%M%S}")
-    with join(args.device) as world:
-        fit(None, recipe, out=out, device=world.device)
+    return _fit(recipe, out, args.device, resume=False)
+
+
+def _read_config(file: Path) -> Recipe:
+    try:
+        changes = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--config: {file} is not JSON: {error}") from error
+    if not isinstance(changes, dict):
+        raise ConfigError(f"--config: {file} holds no recipe: it must be one JSON object of names and values")
+    return Recipe().override(changes)
+
+
+def _fit(recipe: Recipe, out: Path, device: str | None, *, resume: bool) -> int:
+    with join(device) as world:
+        fit(None, recipe, out=out, resume=resume, device=world.device)
         if world.main:
             sys.stdout.write(report.gather([out]).text())
     return 0
@@ -71,8 +86,9 @@ def _eval(args: argparse.Namespace) -> int:
         state = checkpoint.load(path, world.device)
         network = build.model(recipe, data).to(world.device)
         _, loader = data.loaders(
-            recipe.batch_size, augment=recipe.augment, rank=world.rank, world_size=world.size, device=world.device,
-            image_size=recipe.image_size, channels_last=recipe.channels_last, workers=recipe.workers,
+            recipe.batch_size // recipe.accumulate, augment=recipe.augment, rank=world.rank, world_size=world.size,
+            device=world.device, image_size=recipe.image_size, channels_last=recipe.channels_last,
+            workers=recipe.workers,
         )  # fmt: skip
         for name in ("model", "ema"):
             if state[name] is None:
