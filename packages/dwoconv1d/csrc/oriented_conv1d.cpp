@@ -4,6 +4,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <string>
 #include <tuple>
 
@@ -48,8 +49,9 @@ Params make_params(const Tensor& image, const Tensor& offsets, int64_t height, i
   params.width = width;
   params.out_height = ceil_div(height, stride_h);
   params.out_width = ceil_div(width, stride_w);
-  params.stride_h = stride_h;
-  params.stride_w = stride_w;
+  // A stride beyond the image changes nothing, and would fill scratch memory with columns that are not there.
+  params.stride_h = std::min(stride_h, std::max(height, int64_t{1}));
+  params.stride_w = std::min(stride_w, std::max(width, int64_t{1}));
   params.offsets = static_cast<const int32_t*>(offsets.const_data_ptr());
   params.residual = residual;
   params.dtype = dtype_of(image);

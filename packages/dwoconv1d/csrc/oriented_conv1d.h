@@ -12,7 +12,7 @@ namespace dwoconv1d {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }  // of a >= 0; no sum to overflow
 
 // The layout rule, equal to that of the fake kernels in ops.py: channels_last in, channels_last out.
 inline bool is_channels_last(const Tensor& t) { return t.stride(1) == 1 && t.size(1) > 1 && !t.is_contiguous(); }
@@ -58,6 +58,7 @@ inline void check_offsets(const Tensor& offsets, const Tensor& image, const char
                   "offsets must be a contiguous int32 tensor");
   STD_TORCH_CHECK(offsets.dim() == 3 && offsets.size(0) == 2 && offsets.size(1) == image.size(1),
                   "offsets must have shape (2, C, K) with the C of ", image_name, ", ", image.size(1));
+  STD_TORCH_CHECK(offsets.size(2) > 0, "offsets must have at least one tap, but K is 0");
   STD_TORCH_CHECK(offsets.device() == image.device(), "offsets must be on the device of ", image_name);
 }
 

@@ -148,6 +148,25 @@ def test_residual_is_added_before_rounding():
     assert y.item() == 258  # 256 + 0.5 + 1.5, where each of the two alone would round away
 
 
+@pytest.mark.parametrize("stride", [7, 10**9, 2**62])
+def test_strides_beyond_the_image_cost_nothing(stride):
+    """One output per plane, whatever the stride; int64 has room for it, and scratch memory must not grow with it."""
+    x, weight, angle = torch.randn(2, 8, 6, 7), torch.randn(8, 5), torch.zeros(8)
+    x, weight = x.double().requires_grad_(), weight.double().requires_grad_()
+    y = oriented_conv1d(x, weight, angle, stride=stride)
+    expected = oriented_conv1d(x, weight, angle)[..., :1, :1]
+    torch.testing.assert_close(y, expected)
+    for got, wanted in zip(*(torch.autograd.grad(t.sum(), (x, weight)) for t in (y, expected))):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_no_taps_is_an_error_in_every_op():
+    """Else a gradient of the bias with no round of taps would never be written."""
+    x, offsets = torch.ones(1, 2, 3, 3), torch.zeros(2, 2, 0, dtype=torch.int32)
+    with pytest.raises(RuntimeError, match=r"at least one tap|non-empty"):
+        torch.ops.dwoconv1d.oriented_conv1d_grad_weight(x, x, offsets, 1, 1)
+
+
 def test_strides_beyond_32_bits():
     """A view with two images 2**31 elements apart; the memory between them is never touched."""
     storage = torch.empty(2**31 + 4096, dtype=torch.float16)
