@@ -234,6 +234,7 @@ struct cudaLaunchConfig_t {
 };
 inline int emulator_shared_limit = leanconv::kEmulatedShared;  // smaller: as an older GPU
 inline const char* cudaGetErrorString(cudaError_t) { return "an emulated error"; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
   return *value = emulator_shared_limit, cudaSuccess;

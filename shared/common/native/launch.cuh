@@ -35,6 +35,7 @@ inline std::string compiled_archs() {
 
 inline void check(cudaError_t error, const char* package) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // taken back: torch would blame its own next kernel
   std::string message = std::string(package) + ": CUDA says '" + cudaGetErrorString(error) + "'";
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
     int device = 0, major = 0, minor = 0;
@@ -62,8 +63,11 @@ void launch(void (*kernel)(Params), const Params& params, int64_t blocks, int th
   if (blocks > 0x7fffffff)
     throw std::runtime_error(std::string(package) + ": the tensor is too large for one CUDA grid.");
   if (shared_bytes > kDefaultShared) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
-          package);
+    // Always the GPU's limit: threads that set what they need would take it away from each other before their launches.
+    int device = 0;
+    check(cudaGetDevice(&device), package);
+    const int most = static_cast<int>(shared_limit(device, package));
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), package);
   }
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));

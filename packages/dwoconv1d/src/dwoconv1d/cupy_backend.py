@@ -252,5 +252,6 @@ def _launch(name: str, p: Params, blocks: int, shared_bytes: int, device: torch.
     with cupy.cuda.Device(device.index), stream:
         kernel = _kernel(name)
         if shared_bytes > DEFAULT_SHARED:
-            kernel.max_dynamic_shared_size_bytes = shared_bytes
+            # Not what this launch needs: another thread could set less before it.
+            kernel.max_dynamic_shared_size_bytes = _shared_limit(device)
         kernel((blocks,), (THREADS,), (_by_value(p),), shared_mem=shared_bytes)
