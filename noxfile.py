@@ -62,9 +62,10 @@ def install(session: nox.Session, packages: list[str]) -> Path:
     for folder in [*(ROOT / "packages" / name for name in packages), ROOT / "shared"]:
         sources = [folder / "pyproject.toml", *folder.glob("setup.py"), *folder.glob("_build/*.py")]
         sources += [file for file in folder.glob("csrc/**/*") if file.is_file()]
-        choices = [
-            f"{key}={value}" for key, value in sorted(os.environ.items()) if key.endswith(("_CUDA", "_ARCH_LIST"))
-        ]
+        settings = ("_CUDA", "_REQUIRE_NATIVE", "_ARCH_LIST")
+        choices = [f"{key}={value}" for key, value in sorted(os.environ.items()) if key.endswith(settings)]
+        # What was left out for want of a compiler is built once there is one.
+        choices += [f"{tool}={shutil.which(tool)}" for tool in ("c++", "nvcc")]
         wanted = digest(sources, str(python), *choices)
         # Two stamps: the environment may have changed hands between clones, and the clone may have been cleaned.
         stamps = [python.parent / f".{folder.name}-built-from", folder / "build" / f"built-from-{folder.name}"]
