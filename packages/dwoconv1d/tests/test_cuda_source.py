@@ -226,6 +226,15 @@ def test_infinities_stay_where_they_belong(kernels, layout):
     )
 
 
+@pytest.mark.parametrize("shape", [(2**31, 1, 1, 1), (1, 1, 2**29 + 1, 1)], ids=str)
+def test_refuses_what_an_int_cannot_count(shape):
+    x, weight = torch.zeros(1, dtype=torch.float16).expand(shape), torch.zeros(1, 3, dtype=torch.float16)
+    with pytest.raises(ValueError, match="are supported"):
+        cupy_backend.oriented_conv1d_grad_weight(x, x, lines(1, 3), 1, 1)
+    with pytest.raises(ValueError, match="are supported"):
+        cupy_backend._params(x, x, lines(1, 3), x.shape[2:], (1, 1), weight=weight)
+
+
 def test_params_go_to_cupy_by_value():
     pytest.importorskip("numpy")
     p = cupy_backend.Params(batch=3, splits=7)

@@ -177,9 +177,11 @@ def _params(
     p.batch, p.channels, p.source_h, p.source_w = source.shape
     p.target_h, p.target_w = target.shape[2:]
     p.cells_h, p.cells_w = cells
-    if max(*source.shape[2:], *target.shape[2:]) > MAX_SIDE:
+    # ctypes would cut off what an int does not hold, without a word.
+    if max(*source.shape[2:], *target.shape[2:]) > MAX_SIDE or max(*source.shape[:2], offsets.shape[2]) >= 2**31 - 1:
         raise ValueError(
-            f"At most {MAX_SIDE} rows and columns are supported, but an image has the shape {tuple(source.shape)}."
+            f"At most {MAX_SIDE} rows and columns and 2^31 - 2 images, channels and taps are supported, but an image "
+            f"has the shape {tuple(source.shape)} and there are {offsets.shape[2]} taps."
         )
     p.taps, p.residual = offsets.shape[2], residual
     # A stride beyond the image changes nothing.
