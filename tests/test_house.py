@@ -14,7 +14,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 FURNITURE = """
-    pyproject.toml setup.py README.md CITATION.cff _build/backend.py _build/extension.py csrc/cpu csrc/cuda csrc/common
+    pyproject.toml setup.py README.md CITATION.cff LICENSE _build/backend.py _build/extension.py
+    csrc/cpu csrc/cuda csrc/common
     src/{p}/__init__.py src/{p}/__main__.py src/{p}/functional.py src/{p}/ops.py src/{p}/reference.py src/{p}/modules.py
     src/{p}/convert.py src/{p}/checkpoints.py src/{p}/models src/{p}/py.typed src/{p}/_csrc src/{p}/_common
     tests benchmarks

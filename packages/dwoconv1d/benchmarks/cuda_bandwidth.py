@@ -108,6 +108,7 @@ def main() -> None:
     }
     environment["backend"] = {key: str(value) for key, value in dwoconv1d.backend_info().items()}
     print(f"{environment['gpu']}, copy {copy / 1e9:.0f} GB/s; ms (share of copy bandwidth)")
+    args.json.parent.mkdir(parents=True, exist_ok=True)
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         for layout in LAYOUTS:
@@ -119,8 +120,8 @@ def main() -> None:
                         f"{k} {v['ms']:.3f} ({v['of copy']:.0%})" for k, v in result.items() if isinstance(v, dict)
                     )
                     print(f"{result['dtype']} {layout} {shape} K={kernel_size}: {times}")
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
+            # After every layout: a time limit then costs only what was not measured.
+            args.json.write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -111,3 +111,15 @@ def test_is_captured_in_a_graph(backend):
     y.zero_()
     graph.replay()
     assert torch.equal(y, expected)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_runs_on_the_tensors_device_not_the_current_one():
+    x, weight, offsets = torch.randn(2, 16, 28, 28), torch.randn(16, 15), lines(16, 15).cpu()
+    results = []
+    for device in ("cuda:0", "cuda:1"):  # the current device stays 0
+        arguments = [t.to(device) for t in (x, weight, offsets)]
+        y = torch.ops.dwoconv1d.oriented_conv1d(*arguments, None, 1, 1, False)
+        assert y.device == torch.device(device) and torch.cuda.current_device() == 0
+        results.append(y.cpu())
+    assert torch.equal(*results)

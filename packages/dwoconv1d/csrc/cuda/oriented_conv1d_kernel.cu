@@ -10,7 +10,7 @@ namespace {
 
 constexpr const char* kPackage = "dwoconv1d";
 constexpr int64_t kMaxShared = 96 * 1024;  // two blocks per multiprocessor of an H100 or H200
-constexpr int64_t kBlocksWanted = 2048;    // of the weight gradient; a constant, so that sums do not depend on the GPU
+constexpr int64_t kBlocksWanted = 2048;    // of the weight gradient; the same on every GPU
 constexpr int64_t kMaxListed = 128;        // taps
 constexpr int64_t kMaxSide = 1 << 29;      // keeps coordinates and offsets far from the ends of int
 

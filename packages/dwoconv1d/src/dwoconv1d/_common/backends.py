@@ -14,6 +14,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 
@@ -140,8 +141,11 @@ class Backends:
             return "this torch was built without CUDA."
         if importlib.util.find_spec(f"{self.package}.cupy_backend") is None:
             return f"{self.package} has no CuPy kernels."
+        if not (Path(__file__).parents[1] / "_csrc" / "cuda").is_dir():  # a link, which some ways to copy a tree lose
+            return f"{self.package} was installed without its CUDA sources: install it from a clone or a wheel."
         if importlib.util.find_spec("cupy") is None:
-            return f'CuPy is not installed: pip install "{self.package}[cupy{torch.version.cuda.split(".")[0]}]".'
+            generation = torch.version.cuda.split(".")[0]
+            return f'CuPy for CUDA {generation} is not installed: pip install "{self.package}[cupy{generation}]".'
         return ""
 
     def _defined(self, op: str) -> bool:
