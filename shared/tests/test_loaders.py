@@ -186,6 +186,31 @@ def test_cutout_and_erasing_cover_what_they_should():
     assert abs(changed.mean()) < 0.05 and abs(changed.std() - 1) < 0.05
 
 
+def randomly(policy: str, chans: int):
+    return small(chans=chans, side=12).loaders(4, augment=Augment(rand_augment=policy), workers=0)[0].loader.dataset
+
+
+@pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "rand-m1-mstd1", "v0-mstd2", "augmix-m9"])
+@pytest.mark.parametrize("chans", [1, 3])
+def test_every_draw_of_a_policy_gives_an_image(policy, chans):
+    data = randomly(policy, chans)
+    for draw in range(4000 if policy.startswith("rand") else 100):
+        assert data[draw, draw % 22][0].isfinite().all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_posterize_keeps_the_highest_bits(mode):
+    """None at timm's top level, which pillow 13 refuses and older ones made black."""
+    (step,) = [step for step in randomly("rand-m9-inc1", 3).transform.transforms if hasattr(step, "ops")]
+    (operation,) = [operation for operation in step.ops if operation.name == "PosterizeIncreasing"]
+    operation.prob = 1.0
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert(mode)
+    for level, bits in ((0, 4), (5, 2), (9, 1), (10, 0)):
+        operation.magnitude = level
+        lost = np.asarray(ramp, dtype=int) % 2 ** (8 - bits)
+        np.testing.assert_array_equal(np.asarray(operation(ramp)), np.asarray(ramp) - lost)
+
+
 def test_size_and_layout_on_request():
     loader, evaluation = small().loaders(4, augment=EVERYTHING, image_size=12, channels_last=True)
     for images, _ in (next(loader.epoch(0)), next(iter(evaluation))):

@@ -6,11 +6,13 @@ import random
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from timm.data import create_transform
+from PIL import Image
+from timm.data import auto_augment, create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.functional import to_pil_image
@@ -77,6 +79,7 @@ class WorkerTrain:
             color_jitter=augment.color_jitter, auto_augment=augment.rand_augment or None,
             re_prob=augment.erase, re_mode=augment.erase_mode,
         )  # fmt: skip
+        _let_posterize_go_black(transform)
         self.place, self.steps = place, Steps(order)
         self.loader = _worker_loader(Transformed(data.train, transform, order.seed), self.steps, place, workers)
 
@@ -106,6 +109,20 @@ class WorkerEval:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in self.loader:
             yield self.place.put(images, labels)
+
+
+def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
+    """timm's posterize, and black where it keeps no bits: pillow masked these away until 13 began to refuse 0 bits."""
+    return auto_augment.posterize(image, bits, **options) if bits > 0 else image.point(lambda _: 0)
+
+
+def _let_posterize_go_black(transform: Any) -> None:
+    """timm asks for 0 bits at its top level ("inc1") or at level 0, so RandAugment would soon stop a training."""
+    for step in transform.transforms:
+        # RandAugment and AugMix hold operations, AutoAugment a policy of tuples of them.
+        for operation in [*getattr(step, "ops", ()), *chain.from_iterable(getattr(step, "policy", ()))]:
+            if getattr(operation, "aug_fn", None) is auto_augment.posterize:
+                operation.aug_fn = posterize
 
 
 def _worker_loader(dataset: Dataset, batches: Sampler, place: Place, workers: int) -> DataLoader:
