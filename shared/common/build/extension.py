@@ -60,8 +60,8 @@ def native(package: str) -> dict:
                         raise
                     warnings.warn(
                         f"{extension.name} was not built, so plain PyTorch runs in its place: {error}. Install "
-                        f"GCC or Clang, and nvcc for CUDA, and repeat; {package.upper()}_REQUIRE_NATIVE=1 makes this an "
-                        "error.",
+                        f"GCC or Clang, and nvcc for CUDA, and repeat; {package.upper()}_REQUIRE_NATIVE=1 makes this "
+                        "an error.",
                         stacklevel=1,
                     )
             self.extensions = built
