@@ -165,11 +165,12 @@ void Plan::find_blocks(const std::vector<Run>& runs, Strides source, Strides tar
     clear();
     if (separate > single) lanes_ = Lanes::pixels;
   } else {
-    // Turning squares of 16 x 16 numbers pays for small planes, whose rows fill vectors badly, and for many taps when
-    // all lanes are live.
+    // Turning squares of 16 x 16 numbers pays for small planes, whose rows fill vectors badly, and up to middling ones
+    // for many taps when all lanes are live. Wider tiles of 16 channels overlap too much, or leave the cache. Measured.
     const bool turns = vector_ == 16 && reads_.stride_w == 1 && source.w == 1 && target.w == 1;
     const double filled = static_cast<double>(reads_.channels) / static_cast<double>(blocks * vector_);
-    const bool pays = reads_.out_width <= 28 ? filled >= 0.66 : filled >= 0.9 && reads_.taps >= 12;
+    const bool pays =
+        reads_.out_width <= 28 ? filled >= 0.66 : reads_.out_width < 64 && filled >= 0.9 && reads_.taps >= 12;
     if (!turns || !pays) lanes_ = Lanes::pixels;
   }
   for (const Run& run : runs) add_blocks(run, lanes_ == Lanes::channels ? vector_ : 1);
