@@ -236,12 +236,27 @@ def test_batches_are_the_callers_to_change():
         ({"batch_size": 4, "rank": 2, "world_size": 2}, "rank must lie in"),
         ({"batch_size": 4, "augment": Augment(color_jitter=0.4)}, "color_jitter is for photographs"),
         ({"batch_size": 4, "augment": Augment(rand_augment="rand-m9", padding=4)}, "padding and cutout are for images"),
-        ({"batch_size": 4, "augment": Augment(erase_mode="rand")}, "erase_mode must be"),
     ],
 )
 def test_wrong_options_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         small().loaders(**options)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"hflip": 3}, r"hflip must lie in \[0, 1\], got 3"),
+        ({"scale": (0.0, 1.0)}, r"scale must lie in \(0, 1\], got \(0.0, 1.0\)"),
+        ({"color_jitter": float("nan")}, r"color_jitter must lie in \[0, inf\), got nan"),
+        ({"padding": "2"}, r"padding must lie in \[0, inf\), got '2'"),
+        ({"erase_mode": "rand"}, "erase_mode must be one of const, pixel, got 'rand'"),
+        ({"interpolation": "cubic"}, "interpolation must be one of bicubic"),
+    ],
+)
+def test_an_augmentation_out_of_range_is_refused(option, said):
+    with pytest.raises(ValueError, match=said):
+        Augment(**option)
 
 
 def test_a_start_beyond_the_epoch_is_refused():

@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from leanconv import ranges
 from leanconv.data.order import Order, Place, Shares
 from leanconv.data.photographs import WorkerEval, WorkerTrain
 from leanconv.data.tensors import TensorEval, TensorTrain
 
 if TYPE_CHECKING:
     from leanconv.data.sets import VisionData
+
+RANGES = {
+    "padding cutout color_jitter": "[0, inf)",
+    "hflip erase": "[0, 1]",
+    "scale eval_crop": "(0, 1]",
+    "ratio": "(0, inf)",
+}
+CHOICES = {"erase_mode": ("const", "pixel"), "interpolation": ("bicubic", "bilinear", "lanczos", "nearest", "random")}
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,12 @@ class Augment:
     rand_augment: str = ""  # timm's notation, such as "rand-m9-mstd0.5-inc1"
     interpolation: str = "bicubic"
     eval_crop: float = 0.875  # share of the side kept when testing
+
+    def __post_init__(self) -> None:
+        ranges.check(self, RANGES)
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
 
 class TrainLoader(Protocol):
@@ -85,8 +100,6 @@ def make_loaders(
         ValueError: an argument is out of range or `augment` asks for what this kind of image cannot have.
     """
     augment = augment or Augment()
-    if augment.erase_mode not in ("const", "pixel"):
-        raise ValueError(f"erase_mode must be 'const' or 'pixel', got {augment.erase_mode!r}")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must lie in [0, world_size={world_size}), got {rank}")
     if batch_size < 1 or batch_size % world_size:

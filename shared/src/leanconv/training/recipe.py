@@ -10,7 +10,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from timm.optim import list_optimizers
+
+from leanconv import ranges
 from leanconv.data import Augment
+
+RANGES = {
+    "epochs batch_size accumulate train_images test_images image_size milestones eval_every log_every": "[1, inf)",
+    "lr weight_decay eps warmup_epochs warmup_lr min_lr mixup cutmix seed workers": "[0, inf)",
+    "clip_grad decay_rate": "(0, inf)",
+    "layer_decay": "(0, 1]",
+    "mix_prob switch_prob": "[0, 1]",
+    "momentum betas label_smoothing drop_path ema_decay": "[0, 1)",
+    "save_seconds": "[0, inf]",
+}
 
 
 class ConfigError(ValueError):
@@ -92,19 +105,26 @@ class Recipe:
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "eval_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, hint in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _convert(name, getattr(self, name), hint))
+        try:
+            ranges.check(self, RANGES)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if self.optimizer.lower().removeprefix("lookahead_") not in list_optimizers():
+            raise ConfigError(f"optimizer must be one of timm.optim.list_optimizers(), got {self.optimizer!r}")
         if self.batch_size % self.accumulate:
             raise ConfigError(f"batch_size {self.batch_size} does not divide into accumulate={self.accumulate} parts")
         if self.warmup_epochs >= self.epochs and self.schedule == "cosine":
             raise ConfigError(f"warmup_epochs {self.warmup_epochs} leaves nothing of epochs {self.epochs}")
+        if "step" in self.schedule and not self.milestones:
+            raise ConfigError(f"schedule {self.schedule!r} needs milestones, the epochs after which lr falls")
 
     def override(self, changes: Mapping[str, Any] | Iterable[str]) -> Recipe:
         """A copy with changes given as a mapping or as ``"key=value"`` strings; nested keys are dotted.
 
         Raises:
-            ConfigError: unknown key (with the nearest known ones) or a value of the wrong type.
+            ConfigError: unknown key (with the nearest known ones) or a value of the wrong type or out of range.
 
         Example:
             >>> Recipe().override(["lr=4e-3", "augment.hflip=0.5", "ema_decay=none"]).lr
@@ -148,7 +168,12 @@ def _apply(config: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:
         elif not free:
             value = _convert(f"{prefix}{head}", value, get_type_hints(type(config))[head])
         values[head] = value
-    return {**config, **values} if free else dataclasses.replace(config, **values)
+    if free:
+        return {**config, **values}
+    try:
+        return dataclasses.replace(config, **values)
+    except ValueError as error:
+        raise ConfigError(f"{prefix}{error}") from error
 
 
 def _check_known(config: Any, name: str, prefix: str) -> None:
@@ -173,8 +198,16 @@ def _convert(key: str, value: Any, hint: Any) -> Any:
         if kind is float and isinstance(value, int):
             return float(value)
         if kind is tuple and isinstance(value, list | tuple):
-            return tuple(value)
+            return _convert_parts(key, value, get_args(option))
         if isinstance(value, kind):
             return value
     wanted = " or ".join(map(str, get_args(hint))) if get_origin(hint) is Literal else getattr(hint, "__name__", hint)
     raise ConfigError(f"{key} must be {str(wanted).replace('typing.', '')}, got {value!r}")
+
+
+def _convert_parts(key: str, values: list[Any] | tuple[Any, ...], hints: tuple[Any, ...]) -> tuple[Any, ...]:
+    if hints[-1] is Ellipsis:
+        hints = hints[:1] * len(values)
+    if len(values) != len(hints):
+        raise ConfigError(f"{key} must hold {len(hints)} numbers, got {values!r}")
+    return tuple(_convert(f"{key}[{index}]", *pair) for index, pair in enumerate(zip(values, hints)))
