@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from leanconv import __version__, cli, models
+from leanconv import __version__, cli, environment, models
 
 
 def test_version(capsys):
@@ -85,7 +85,36 @@ def test_bench_writes_what_it_prints(tmp_path, capsys):
     options = ["--size", "32", "--batch", "2", "--seconds", "0.02", "--threads", "1", "--backward", "--json", str(file)]
     assert cli.main(["bench", "resnet18", "resnet10t", *options]) == 0
     out = capsys.readouterr().out
+    assert "batch 2, 3x32x32" in out
     record = json.loads(file.read_text())
     assert [result["model"] for result in record["results"]] == ["resnet18", "resnet10t"]
     assert record["results"][0]["threads"] == 1 and record["environment"]["versions"]["torch"]
     assert f"{record['results'][1]['median'] * 1e3:.2f}" in out and "forward and backward" in out
+
+
+def test_bench_takes_grey_images(tmp_path, capsys):
+    grey, coloured = (
+        [*["bench", "resnet10t", "--size", "32", "--seconds", "0.01"], *more] for more in (["--in-chans", "1"], [])
+    )
+    assert cli.main(grey) == cli.main(coloured) == 0
+    one, three = (line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("resnet10t"))
+    assert int(three.replace(",", "")) - int(one.replace(",", "")) == 2 * 24 * 9  # the stem's kernels
+
+
+def test_a_repository_around_an_installed_package_is_not_ours(tmp_path, monkeypatch):
+    def git(*arguments):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True)
+
+    file = tmp_path / "site-packages" / "environment.py"
+    file.parent.mkdir()
+    file.touch()
+    monkeypatch.setattr(environment, "__file__", str(file))
+    assert environment.commit() is None
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "theirs")
+    assert environment.commit() is None
+    git("add", ".")
+    git("commit", "-q", "-m", "ours")
+    assert len(environment.commit()) == 40
+    file.write_text("changed")
+    assert environment.commit().endswith("+changes")

@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("bench", help="time networks, each against the first")
     command.add_argument("models", nargs="+", metavar="MODEL", help="a name that `leanconv models` lists")
     command.add_argument("--size", type=_positive, default=224, help="side of the images (default: %(default)s)")
+    command.add_argument("--in-chans", type=_positive, default=3, help="channels of the images (default: %(default)s)")
     command.add_argument("--batch", type=_positive, default=1, help="images at a time (default: %(default)s)")
     command.add_argument("--backward", action="store_true", help="time a forward and a backward pass")
     command.add_argument("--channels-last", action="store_true", help="images and weights in channels_last")
@@ -128,14 +129,14 @@ def _models(args: argparse.Namespace) -> int:
 
 def _bench(args: argparse.Namespace) -> int:
     memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
-    images = torch.randn(args.batch, 3, args.size, args.size, device=args.device).contiguous(
-        memory_format=memory_format
-    )
+    shape = (args.in_chans, args.size, args.size)
+    images = torch.randn(args.batch, *shape, device=args.device).contiguous(memory_format=memory_format)
     rows = [("model", "parameters", "GMACs", "ms", "IQR", "images/s", "x first", "MiB")]
     results = []
     for name in args.models:
-        network = models.build(name).to(args.device).to(memory_format=memory_format).train(args.backward)
-        counts = profiling.count(network, (3, args.size, args.size))
+        network = models.build(name, in_chans=args.in_chans).to(args.device).to(memory_format=memory_format)
+        network.train(args.backward)
+        counts = profiling.count(network, shape)
 
         def call(x: torch.Tensor, network: torch.nn.Module = network) -> None:
             with torch.set_grad_enabled(args.backward):
@@ -157,11 +158,13 @@ def _bench(args: argparse.Namespace) -> int:
     layout = "channels_last" if args.channels_last else "contiguous"
     hardware = environment.hardware(args.device) if args.device.type == "cuda" else environment.cpu_name()
     sys.stdout.write(
-        f"{what}, batch {args.batch}, {args.size}x{args.size}, {layout}, float32, medians; MiB: peak beyond weights "
-        f"and input; {hardware}, threads: {results[0]['threads']}\n"
+        f"{what}, batch {args.batch}, {args.in_chans}x{args.size}x{args.size}, {layout}, float32, medians; MiB: peak "
+        f"beyond weights and input; {hardware}, threads: {results[0]['threads']}\n"
     )
     if args.json:
-        settings = {key: str(getattr(args, key)) for key in ("size", "batch", "backward", "channels_last", "device")}
+        settings = {
+            key: str(getattr(args, key)) for key in ("size", "in_chans", "batch", "backward", "channels_last", "device")
+        }
         record = {"settings": settings, "results": results, "environment": environment.describe()}
         args.json.write_text(json.dumps(record, indent=2) + "\n")
     return 0

@@ -52,14 +52,18 @@ def cpu_name() -> str:
 
 
 def commit() -> str | None:
-    """Commit of the repository this file lies in, marked when the tree has changes; None outside one."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """Commit of the repository this file belongs to, marked when the tree has changes; None where it is in none."""
+    file = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(file.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True)
+        git("ls-files", "--error-unmatch", file.name)  # another project's repository may surround site-packages
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
 
 
 def _version(package: str) -> str | None:
