@@ -34,6 +34,15 @@ def package(name: str) -> str:
     return timm.model_entrypoint(name).__module__.split(".")[0]
 
 
+def check(name: str) -> None:
+    """Raise a ValueError unless a network has this name."""
+    _register()
+    if not timm.is_model(name):
+        raise ValueError(
+            f"no network is called {name!r}; `leanconv models` lists them, `leanconv models --timm` timm's too"
+        )
+
+
 def build(name: str, **options: Any) -> nn.Module:
     """The network of this name with fresh weights; `options` go to its constructor (`num_classes`, `in_chans`, ...).
 
@@ -44,9 +53,5 @@ def build(name: str, **options: Any) -> nn.Module:
         >>> build("convnext_tiny_1d", num_classes=10).num_classes
         10
     """
-    _register()
-    if not timm.is_model(name):
-        raise ValueError(
-            f"no network is called {name!r}; `leanconv models` lists them, `leanconv models --timm` timm's too"
-        )
+    check(name)
     return timm.create_model(name, **options)

@@ -23,7 +23,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser("train", help="train a network by a recipe", description=_train.__doc__)
     train.add_argument("model", nargs="?", help="a name that `leanconv models` lists")
     train.add_argument("--data", metavar="NAME", help="a name that `leanconv datasets` lists")
-    train.add_argument("--root", dest="data_root", metavar="PATH", help="where the data set lies")
     train.add_argument("--config", type=Path, metavar="FILE", help="a recipe.json to start from; flags win over it")
     train.add_argument("--out", type=Path, metavar="FOLDER", help="run folder (default: runs/MODEL-DATA-TIME)")
     train.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder, unchanged")
@@ -33,7 +32,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
     score = commands.add_parser("eval", help="score a run or a checkpoint", description=_eval.__doc__)
     score.add_argument("run_or_checkpoint", type=Path)
-    score.add_argument("--data-root", metavar="PATH")
     score.set_defaults(run=_eval)
 
     table = commands.add_parser("report", help="gather run folders into a table", description=_report.__doc__)
@@ -41,6 +39,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     table.add_argument("--out", type=Path, metavar="FOLDER", help="also write report.md, report.json and report.png")
     table.set_defaults(run=_report)
     for command in (train, score):
+        command.add_argument("--root", dest="data_root", metavar="PATH", help="where the data set lies")
         command.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from leanconv import models
 from leanconv.data import VisionData
 from leanconv.training import build
 from leanconv.training.recipe import Recipe
@@ -39,6 +40,10 @@ def fit(
 ) -> Result:
     """Train by a recipe and leave a run folder; the same call runs unchanged under torchrun.
 
+    The result is the accuracy after the last epoch: ``top1``, and ``ema_top1`` of the averaged weights. The folder's
+    best.pt was chosen by accuracy on the test images themselves, so its score, ``best_test_top1`` in the summary,
+    flatters: it tells that a run got worse towards its end and is no number to report.
+
     Every random choice depends only on the recipe's seed, the step and the process, so a run that was killed and
     resumed ends with bitwise the weights of an unbroken one (same machine, same number of processes and threads; on
     CUDA with ``deterministic=True``).
@@ -53,7 +58,10 @@ def fit(
         card: JSON-ready facts to keep in the summary, such as the paper's number for this row.
 
     Raises:
-        ConfigError: the recipe cannot be used here, or ``out`` holds another run.
+        ConfigError: the recipe cannot be used here, ``out`` holds another run, or processes would resume from
+            different steps.
+        ValueError: no network or data set has the recipe's name.
+        DataNotFound: the data set is absent and could not be fetched.
         Diverged: the loss became infinite or NaN.
         Interrupted: SIGINT (Ctrl-C) or SIGTERM arrived; a checkpoint was written.
 
@@ -68,10 +76,14 @@ def fit(
     with join(device) as world, Interrupt() as interrupt:
         if recipe.deterministic:
             torch.use_deterministic_algorithms(True, warn_only=True)
-        data = data or build.data(recipe)
+        # Whatever can be refused is, before gigabytes of data are fetched.
         build.local_batch(recipe, world.size)
-        network = build.model(recipe, data) if model is None else model
+        if model is None:
+            models.check(recipe.model)
         folder = RunFolder(Path(out), recipe, resume=resume, active=world.main)
+        data = data or build.data(recipe)
+        network = build.model(recipe, data) if model is None else model
+        folder.open()
         try:
             trainer = Trainer(network, recipe, data, folder, world, interrupt, card or {})
             return Result(folder.path, trainer.run(), trainer.network, trainer.ema and trainer.ema.module)

@@ -19,6 +19,12 @@ class RunFolder:
     """Writes ``recipe.json``, ``environment.json``, ``metrics.jsonl``, ``summary.json``, ``curves.png``, ``run.log``
     and tensorboard events under ``path``. Processes other than the main one get ``active=False`` and write nothing.
 
+    Beside them lie the checkpoints: ``last.pt``, to resume from, and ``best.pt``, the weights of the epoch with the
+    highest accuracy on the test images. As these chose it, its accuracy, the summary's ``best_test_top1``, is no
+    result to report; ``top1`` and ``ema_top1`` are, those of the last epoch.
+
+    Nothing is written before :meth:`open`.
+
     Raises:
         ConfigError: a run lies there already and ``resume`` is false, or it was made by another recipe.
     """
@@ -26,9 +32,11 @@ class RunFolder:
     def __init__(self, path: Path, recipe: Recipe, *, resume: bool, active: bool) -> None:
         self.path, self.active = path, active
         self.records: list[dict[str, Any]] = []
+        self._recipe = new = json.loads(json.dumps(recipe.to_dict()))
         if not active:
             return
-        new = json.loads(json.dumps(recipe.to_dict()))
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{path} is a file: a run needs a folder")
         old = read_json(path / "recipe.json", new)
         if (path / "recipe.json").is_file() and not resume:
             raise ConfigError(f"{path} already holds a run: resume it or choose another folder")
@@ -36,11 +44,17 @@ class RunFolder:
         if changed:
             said = ", ".join(f"{key} {old.get(key)!r} there, {new[key]!r} here" for key in changed)
             raise ConfigError(f"{path} was made by another recipe ({said}): resume unchanged or start a new folder")
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "recipe.json", new)
+
+    def open(self) -> None:
+        """Make the folder, say what runs where, and start the log."""
+        if not self.active:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "recipe.json", self._recipe)
         # One entry per start: a run may be resumed on another machine.
-        write_json(path / "environment.json", [*read_json(path / "environment.json", []), environment.describe()])
-        self._handler = logging.FileHandler(path / "run.log")
+        starts = read_json(self.path / "environment.json", [])
+        write_json(self.path / "environment.json", [*starts, environment.describe()])
+        self._handler = logging.FileHandler(self.path / "run.log")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(self._handler)
         log.setLevel(min(log.getEffectiveLevel(), logging.INFO))

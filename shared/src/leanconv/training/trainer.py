@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -227,7 +228,7 @@ class Trainer:
             "params": counts.params,
             "macs": counts.macs,
             **self.scores,
-            "best": self.best,
+            "best_test_top1": self.best,  # chosen by the test images: not a result
             "seconds": self.seconds,
             "hardware": environment.hardware(self.world.device),
             "processes": self.world.size,
@@ -258,9 +259,19 @@ class Trainer:
 
     def _restore(self) -> None:
         path = self.folder.path / checkpoint.LAST
-        if not path.is_file():
+        if path.is_file():
+            self._load(path)
+            self._say(f"resumed after step {self.step}")
+        else:
             self.folder.rewind(-1, -1)
-            return
+        first, last = self.world.extremes(self.step)
+        if first != last:
+            raise ConfigError(
+                f"the processes would resume after different steps, {first} to {last}: every machine must see "
+                f"{self.folder.path} with the same {checkpoint.LAST}"
+            )
+
+    def _load(self, path: Path) -> None:
         state = checkpoint.load(path, self.world.device)
         self.network.load_state_dict(state["model"])
         if self.ema:
@@ -271,7 +282,6 @@ class Trainer:
         self.losses, self.seconds = state["losses"].to(self.world.device), state["seconds"]
         self.scores, self.card = state["scores"], self.card or state["card"]
         self.folder.rewind(self.step, self.evaluated)
-        self._say(f"resumed after step {self.step}")
 
     def _say(self, text: str, level: int = logging.INFO) -> None:
         if self.world.main:

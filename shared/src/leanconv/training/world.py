@@ -36,6 +36,14 @@ class World:
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
         return bool(votes.item())
 
+    def extremes(self, number: int) -> tuple[int, int]:
+        """Smallest and largest of the processes' numbers."""
+        if self.size == 1:
+            return number, number
+        largest = torch.tensor([-number, number], device=self.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return -int(largest[0]), int(largest[1])
+
     def mean(self, value: torch.Tensor) -> float:
         """Mean of a scalar over all processes."""
         if self.size > 1:
