@@ -78,7 +78,7 @@ def test_pip_install_beside_torch(package, pip, editable, tree, tmp_path):
     python = new_environment(tmp_path / "env", pip)
     quicker = {"TORCH_CUDA_ARCH_LIST": "8.0"} if editable or pip != "pip" else {}  # one of the four as a user gets it
     done = run(python, "-m", "pip", "install", "-v", *["-e"] * editable, tree, **quicker)
-    assert "Collecting torch" not in done.stdout  # neither to build with nor to run with
+    assert "Collecting torch" not in done.stdout + done.stderr  # neither to build with nor to run with
     info, warnings = try_out(package, python, tmp_path)
     assert Path(info["file"]).is_relative_to(tree if editable else tmp_path / "env")
     assert info["native_cpu"].startswith("available")
@@ -122,9 +122,9 @@ def wheel(package, tree, tmp_path):
     choices = {f"{package.upper()}_REQUIRE_NATIVE": "1", f"{package.upper()}_CUDA": str(int(CUDA))}
     command = ["-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "-w", tmp_path, tree]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    log = run(sys.executable, *command, PATH=path, TORCH_CUDA_ARCH_LIST="7.5;8.0;9.0", **choices).stdout
+    done = run(sys.executable, *command, PATH=path, TORCH_CUDA_ARCH_LIST="7.5;8.0;9.0", **choices)
     (file,) = tmp_path.glob("*.whl")
-    return file, log
+    return file, done.stdout + done.stderr  # pip passes the compiler's lines on to stderr
 
 
 @pytest.mark.parametrize("package", PACKAGES)
