@@ -52,16 +52,34 @@ def test_dwoconv1d_recipes_are_the_papers():
 def test_classification_smoke_trains_resumes_and_reports(tmp_path):
     arguments = ["--smoke", "--variant", "1d", "2d", "--out", tmp_path, "--device", "cpu", "--set", *FEW]
     done = run("dwoconv1d/classification", *arguments)
-    assert "narrow ConvNeXt 1D" in done.stdout
-    assert "82.2 / 82.2 EMA, ImageNet-1K" in done.stdout
-    assert "Not run here" in done.stdout
+    assert done.stdout == f"{tmp_path}/report.md holds the numbers; `leanconv report {tmp_path}` prints them\n"
     report = (tmp_path / "report.md").read_text()
+    assert "narrow ConvNeXt 1D" in report
+    assert "82.2 / 82.2 EMA, ImageNet-1K" in report
+    assert "Not run here" in report
     assert "ConvNeXt-B 2D++ on ImageNet-1K (83.6 / 84.0)" in report
     assert (tmp_path / "report.png").stat().st_size > 10_000
     summary = json.loads((tmp_path / "1d-seed0" / "summary.json").read_text())
     again = run("dwoconv1d/classification", "--resume", *arguments)
     assert "step" not in again.stderr, "finished runs are not run again"
     assert json.loads((tmp_path / "1d-seed0" / "summary.json").read_text()) == summary
+
+
+def test_classification_names_what_ran_and_keeps_the_papers_numbers_to_its_networks():
+    classification = script("dwoconv1d/classification")
+
+    def card(*changes, recipe=classification.recipe("tiny", "1d")):
+        found = classification.card(recipe.override(changes), size="tiny", variant="1d")
+        return found["row"], "paper" in found
+
+    assert card() == card("lr=1e-3") == ("ConvNeXt-T 1D on ImageNet-1K", True)
+    assert card("data=imagefolder") == ("ConvNeXt-T 1D", False)
+    assert card("model=resnet18") == ("resnet18 on ImageNet-1K", False)
+    changed = card("data=imagefolder", "model_kwargs={'depths': (1, 1), 'dims': (8, 16)}")
+    assert changed == ("convnext_tiny_1d, own depths, dims", False)
+    smoke = classification.smoke_recipe("1d")
+    assert card(recipe=smoke) == card("data=imagenet", recipe=smoke) == ("narrow ConvNeXt 1D", True)
+    assert card("smoke=false", recipe=smoke)[1] is False
 
 
 def test_classification_without_data_says_what_to_give(tmp_path):

@@ -6,7 +6,7 @@ import argparse
 import itertools
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,18 @@ from leanconv.training.recipe import ConfigError, Recipe
 from leanconv.training.trainer import Diverged, Interrupted
 from leanconv.training.world import join
 
-Plan = tuple[str, Recipe, dict[str, Any]]  # name of the run folder, recipe, card
+# Name of the run folder, recipe, and the card of what really ran: --set may have changed the recipe.
+Plan = tuple[str, Recipe, Callable[[Recipe], dict[str, Any]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     """Add the flags that every experiment takes."""
     parser.add_argument("--smoke", action="store_true", help="a small network on real data, minutes on two cores")
-    parser.add_argument("--data", metavar="PATH", help="where the data set lies")
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="where the data set lies; a folder of your own images also needs --set data=imagefolder",
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"for run folders and report (default: {out}-TIME)")
     parser.add_argument(
         "--resume", action="store_true", help="continue in --out, by default the newest, what is unfinished"
@@ -35,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
 
 
 def run(plans: Sequence[Plan], args: argparse.Namespace) -> int:
-    """Train every plan for every seed, then print and save the report. Returns the exit code."""
+    """Train every plan for every seed, then save the report and say where it lies. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         out = args.out or _default_folder(args)
@@ -46,11 +51,10 @@ def run(plans: Sequence[Plan], args: argparse.Namespace) -> int:
                 chosen = recipe.override({"data_root": args.data, "seed": seed}).override(args.set)
                 folder = out / f"{name}-seed{seed}"
                 if not (args.resume and (folder / "summary.json").is_file()):
-                    fit(None, chosen, out=folder, resume=args.resume, device=world.device, card=card)
+                    fit(None, chosen, out=folder, resume=args.resume, device=world.device, card=card(chosen))
             if world.main:
-                gathered = report.gather([out])
-                gathered.save(out)
-                sys.stdout.write(f"{gathered.text()}\nWritten to {out}/report.md\n")
+                report.gather([out]).save(out)
+                sys.stdout.write(f"{out}/report.md holds the numbers; `leanconv report {out}` prints them\n")
     except Interrupted as stop:
         sys.stderr.write(f"{stop}; so does this command with --resume\n")
         return 130
