@@ -68,7 +68,9 @@ def test_classification_smoke_trains_resumes_and_reports(tmp_path):
 def test_classification_names_what_ran_and_keeps_the_papers_numbers_to_its_networks():
     classification = script("dwoconv1d/classification")
 
-    def card(*changes, recipe=classification.recipe("tiny", "1d")):
+    full, smoke = classification.recipe("tiny", "1d"), classification.smoke_recipe("1d")
+
+    def card(*changes, recipe=full):
         found = classification.card(recipe.override(changes), size="tiny", variant="1d")
         return found["row"], "paper" in found
 
@@ -77,7 +79,6 @@ def test_classification_names_what_ran_and_keeps_the_papers_numbers_to_its_netwo
     assert card("model=resnet18") == ("resnet18 on ImageNet-1K", False)
     changed = card("data=imagefolder", "model_kwargs={'depths': (1, 1), 'dims': (8, 16)}")
     assert changed == ("convnext_tiny_1d, own depths, dims", False)
-    smoke = classification.smoke_recipe("1d")
     assert card(recipe=smoke) == card("data=imagenet", recipe=smoke) == ("narrow ConvNeXt 1D", True)
     assert card("smoke=false", recipe=smoke)[1] is False
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from typing import Any
 
 from leanconv.data import Augment
@@ -100,13 +101,23 @@ def smoke_recipe(variant: str) -> Recipe:
     return recipe("tiny", variant).override({**SMOKE, "model_kwargs": network})
 
 
-def card(size: str, variant: str, *, smoke: bool) -> dict[str, Any]:
-    """What the report says beside our numbers."""
-    top1, ema = RESULTS[size, variant]
+def card(ran: Recipe, *, size: str, variant: str) -> dict[str, Any]:
+    """What the report says beside our numbers: the row bears the name of what ran, whatever --set has made of it, and
+    the paper's numbers stand beside the paper's networks on ImageNet and beside their narrow stand-ins.
+    """
     table = {f"{label(*key)} on ImageNet-1K": f"{weights} / {averaged}" for key, (weights, averaged) in RESULTS.items()}
-    name = f"narrow ConvNeXt {label(size, variant).split()[1]}" if smoke else f"{label(size, variant)} on ImageNet-1K"
-    paper = {"top1": top1, "ema_top1": ema, "on": "ImageNet-1K", "source": SOURCE}
-    return {"row": name, "paper": paper, "table": table}
+    planned = smoke_recipe(variant) if ran.smoke else recipe(size, variant)
+    unchanged = (ran.model, ran.model_kwargs) == (planned.model, planned.model_kwargs)
+    if not unchanged:
+        name = f"{ran.model}, own {', '.join(ran.model_kwargs)}" if ran.model_kwargs else ran.model
+    else:
+        name = f"narrow ConvNeXt {label(size, variant).split()[1]}" if ran.smoke else label(size, variant)
+    imagenet = ran.data == "imagenet" and not ran.smoke
+    found = {"row": f"{name} on ImageNet-1K" if imagenet else name, "table": table}
+    if unchanged and (imagenet or ran.smoke):
+        top1, ema = RESULTS[size, variant]
+        found["paper"] = {"top1": top1, "ema_top1": ema, "on": "ImageNet-1K", "source": SOURCE}
+    return found
 
 
 def main() -> int:
@@ -122,7 +133,7 @@ def main() -> int:
     for variant in args.variant or (["1d", "2d"] if args.smoke else ["1d"]):
         size = "tiny" if args.smoke else args.size
         chosen = smoke_recipe(variant) if args.smoke else recipe(size, variant)
-        plans.append((variant, chosen, card(size, variant, smoke=args.smoke)))
+        plans.append((variant, chosen, partial(card, size=size, variant=variant)))
     return experiment.run(plans, args)
 
 

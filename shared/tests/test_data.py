@@ -153,6 +153,8 @@ def test_absent_data_say_what_to_do(tmp_path, alone, name):
 def test_wrong_names_and_roots(tmp_path):
     with pytest.raises(ValueError, match="no data set is called 'cifar11'; there are fashion_mnist"):
         load("cifar11")
+    with pytest.raises(ValueError, match=r"/my/images is a path.* use --data imagefolder --root /my/images$"):
+        load("/my/images")
     with pytest.raises(DataNotFound, match="is not a folder"):
         load("cifar10", tmp_path / "typo")
 
@@ -219,7 +221,7 @@ def test_folders_of_photographs(tmp_path):
     data = load("imagefolder", tmp_path)
     assert (data.num_classes, len(data.train), len(data.test), data.image_size) == (2, 4, 4, 224)
     assert data.train.images is None and str(tmp_path) in data.source
-    with pytest.raises(DataNotFound, match="2 class folders instead of 1000"):
+    with pytest.raises(DataNotFound, match=r"2 class folders instead of 1000; .* --set data=imagefolder"):
         load("imagenet", tmp_path)
     (tmp_path / "val" / "emu").mkdir()
     with pytest.raises(DataNotFound, match=r"ImageNet-1k|folders of images in .* cannot be used"):

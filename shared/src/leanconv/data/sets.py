@@ -166,6 +166,10 @@ def load(name: str, root: str | os.PathLike | None = None, smoke: bool = False, 
         >>> data = load("fashion_mnist", smoke=True)
         >>> train, test = data.loaders(batch_size=128)
     """
+    if name not in SETS and os.sep in name:
+        raise ValueError(
+            f"{name} is a path, not the name of a data set: for a folder of images use --data imagefolder --root {name}"
+        )
     if name not in SETS:
         raise ValueError(f"no data set is called {name!r}; there are {', '.join(SETS)}")
     folder = Path(root).expanduser() if root is not None else default_root()
@@ -232,7 +236,8 @@ def _photographs(entry: DataSet, place: Path) -> VisionData:
         raise ValueError(f"train/ and val/ differ in {len(odd)} class folders: {', '.join(odd[:5])}")
     if entry.num_classes not in (None, len(train.classes)):
         raise ValueError(
-            f"{len(train.classes)} class folders instead of {entry.num_classes}; load('imagefolder', ...) takes any"
+            f"{len(train.classes)} class folders instead of {entry.num_classes}; the data set imagefolder takes any "
+            "number: --set data=imagefolder, or load('imagefolder', ...) in Python"
         )
     source = f"{entry.title}, {len(train)} training and {len(val)} validation images, from {place}"
     return VisionData(
