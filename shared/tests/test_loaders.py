@@ -248,6 +248,7 @@ def test_wrong_options_are_refused(options, said):
     [
         ({"hflip": 3}, r"hflip must lie in \[0, 1\], got 3"),
         ({"scale": (0.0, 1.0)}, r"scale must lie in \(0, 1\], got \(0.0, 1.0\)"),
+        ({"scale": (0.5,)}, r"scale must be a pair \(low, high\), got \(0.5,\)"),
         ({"color_jitter": float("nan")}, r"color_jitter must lie in \[0, inf\), got nan"),
         ({"padding": "2"}, r"padding must lie in \[0, inf\), got '2'"),
         ({"erase_mode": "rand"}, "erase_mode must be one of const, pixel, got 'rand'"),

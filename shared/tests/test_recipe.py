@@ -44,6 +44,8 @@ def test_overrides_are_typed_and_survive_json():
         ("betas=0.9", "betas must be tuple, got 0.9"),
         ("betas=[0.9,1]", "betas must lie in [0, 1), got (0.9, 1.0)"),
         ("milestones=['a']", "milestones[0] must be int, got 'a'"),
+        ("milestones=[5,3]", "milestones must rise, got (5, 3)"),
+        ("augment.ratio=[2,1]", "augment.ratio must be a pair (low, high), got (2.0, 1.0)"),
         ("schedule=step", "schedule 'step' needs milestones"),
         ("augment.hflip=3", "augment.hflip must lie in [0, 1], got 3.0"),
         ("augment.scale=[0.1]", "augment.scale must hold 2 numbers, got [0.1]"),

@@ -33,6 +33,6 @@ def check(config: Any, ranges: Mapping[str, str]) -> None:
     for names, interval in ranges.items():
         for name in names.split():
             value = getattr(config, name)
-            numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+            numbers = value if isinstance(value, list | tuple) else () if value is None else (value,)
             if not all(inside(number, interval) for number in numbers):
                 raise ValueError(f"{name} must lie in {interval}, got {value!r}")

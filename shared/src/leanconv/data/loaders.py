@@ -52,6 +52,10 @@ class Augment:
 
     def __post_init__(self) -> None:
         ranges.check(self, RANGES)
+        for name in ("scale", "ratio"):
+            low_high = getattr(self, name)
+            if not (isinstance(low_high, list | tuple) and len(low_high) == 2 and low_high[0] <= low_high[1]):
+                raise ValueError(f"{name} must be a pair (low, high), got {low_high!r}")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")

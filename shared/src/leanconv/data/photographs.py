@@ -112,7 +112,7 @@ class WorkerEval:
 
 
 def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
-    """timm's posterize, and black where it keeps no bits: pillow masked these away until 13 began to refuse 0 bits."""
+    """timm's posterize, and black where it keeps no bits: as older pillow made it, which newer refuses to."""
     return auto_augment.posterize(image, bits, **options) if bits > 0 else image.point(lambda _: 0)
 
 

@@ -117,6 +117,8 @@ class Recipe:
             raise ConfigError(f"batch_size {self.batch_size} does not divide into accumulate={self.accumulate} parts")
         if self.warmup_epochs >= self.epochs and self.schedule == "cosine":
             raise ConfigError(f"warmup_epochs {self.warmup_epochs} leaves nothing of epochs {self.epochs}")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ConfigError(f"milestones must rise, got {self.milestones}")
         if "step" in self.schedule and not self.milestones:
             raise ConfigError(f"schedule {self.schedule!r} needs milestones, the epochs after which lr falls")
 
