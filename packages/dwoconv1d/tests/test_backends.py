@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -81,6 +82,16 @@ def test_missing_backend_says_why():
     with pytest.raises(RuntimeError, match=r"'cupy' is not available: ."):
         use_backend("cupy")
     assert backend_info()["chosen"] == "auto"
+
+
+def test_a_stray_folder_named_cupy_is_no_cupy(monkeypatch, tmp_path):
+    if importlib.util.find_spec("cupy") is not None:
+        pytest.skip("CuPy is there")
+    (tmp_path / "cupy").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert importlib.util.find_spec("cupy") is not None
+    assert "CuPy for CUDA 13 is not installed" in ops.backends._why_no_cupy()
 
 
 def test_info_names_every_backend():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -91,9 +92,27 @@ def test_report_counts():
     assert [row.names for row in report.left] == [("0",)]
     text = str(report)
     assert all(
-        word in text for word in ("OrientedConv1d(16, 7)", "refitted", "800 -> 128", "784 -> 112", "not depthwise")
+        word in text
+        for word in ("Conv2d 7x7", "OrientedConv1d K=7", "refitted", "800 -> 128", "784 -> 112", "relative error")
     )
-    assert max(map(len, text.splitlines())) < 200
+    assert "left 1, not depthwise (groups is not the number of channels): 0" in text
+
+
+def test_report_joins_equal_rows_and_keeps_lines_short():
+    block = nn.ModuleDict({"conv_dw": depthwise(96, 7), "conv_pw": nn.Conv2d(96, 96, 1)})
+    stages = nn.ModuleList([nn.ModuleDict({"blocks": nn.ModuleList([block, copy.deepcopy(block)])})])
+    tail = nn.ModuleDict({"a": depthwise(8, 5, stride=2), "c": depthwise(8, 5, stride=2)})
+    report = convert(nn.ModuleDict({"stages": stages, "tail": tail}), 15).convert_report
+    assert len(report.swapped) == 4
+    _, first, second, *rest = str(report).splitlines()
+    assert first.startswith("stages.0.blocks.0-1.conv_dw  2 x Conv2d 7x7     OrientedConv1d K=15     refitted 0.9")
+    assert second.startswith("tail.a to tail.c             2 x Conv2d 5x5 /2  OrientedConv1d K=15 /2  refitted 0.")
+    assert len(rest) == 3
+    assert max(map(len, (first, second, *rest))) <= 120
+
+
+def test_report_without_a_fit_has_no_table():
+    assert str(convert(nn.Linear(3, 4)).convert_report) == "0 layers swapped, 0 left; parameters 16 -> 16"
 
 
 hooked = depthwise(4, 5)
@@ -133,10 +152,57 @@ def test_same_padding_fits():
 
 @pytest.mark.parametrize("where", [r"^b\.", lambda name, module: name == "b.0"])
 def test_where_narrows_the_choice(where):
-    net = nn.ModuleDict({"a": depthwise(4, 3), "b": nn.Sequential(depthwise(4, 3))})
+    net = nn.ModuleDict({"a": depthwise(4, 5), "b": nn.Sequential(depthwise(4, 5))})
     converted = convert(net, where=where)
     assert [row.names for row in converted.convert_report.swapped] == [("b.0",)]
     assert [row.reason for row in converted.convert_report.left] == ["not selected by where"]
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "says"),
+    [
+        (
+            "stage.0",
+            ValueError,
+            r"where='stage.0' is a regular .* none of the 2 layers that fit.*'stages.0'",
+        ),
+        (lambda name, module: False, ValueError, "where selects none of the 2 layers"),
+        ("(", ValueError, "not a regular expression"),
+        (["a"], TypeError, "where must be a regular expression or a callable"),
+    ],
+)
+def test_where_that_selects_nothing_is_refused(where, error, says):
+    net = nn.ModuleDict({"stages": nn.Sequential(depthwise(4, 5), depthwise(4, 5)), "head": nn.Conv2d(4, 2, 1)})
+    with pytest.raises(error, match=says):
+        convert(net, where=where, inplace=True)
+    assert type(net["stages"][0]) is nn.Conv2d
+
+
+def test_layers_that_where_leaves_are_not_built(monkeypatch):
+    built = []
+    monkeypatch.setattr(OrientedConv1d, "reset_parameters", lambda self: built.append(self))
+    convert(nn.Sequential(depthwise(4, 5), depthwise(4, 5)), where="1")
+    assert len(built) == 1
+
+
+def test_only_modules_are_converted():
+    with pytest.raises(TypeError, match=r"model must be an nn\.Module, but it is a str"):
+        convert("convnext_tiny")
+
+
+def test_three_taps_from_square_kernels_warn_once():
+    net = nn.Sequential(depthwise(8, 3), depthwise(8, 3), depthwise(8, 7))
+    with pytest.warns(UserWarning, match="^2 layers got K = 3") as caught:
+        convert(net)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("options", [{"kernel_size": 7}, {"kernel_size": 3}, {"rounding": "nearest"}])
+def test_three_taps_that_are_wanted_or_make_lines_are_silent(options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        convert(depthwise(8, 3), **options)
+        convert(depthwise(8, (1, 3)))
 
 
 def test_shared_layers_stay_shared():
@@ -213,7 +279,7 @@ def test_report_travels_with_the_model():
 @pytest.mark.parametrize("name", ["convnext_atto", "mobilenetv3_small_050"])
 def test_timm_models(name):
     timm = pytest.importorskip("timm")
-    net = convert(timm.create_model(name, num_classes=3))
+    net = convert(timm.create_model(name, num_classes=3), 7)
     assert net.convert_report.swapped
     net(torch.randn(2, 3, 64, 64)).sum().backward()
     assert all(p.grad is not None for m in net.modules() if isinstance(m, OrientedConv1d) for p in m.parameters())
@@ -221,6 +287,6 @@ def test_timm_models(name):
 
 def test_torchvision_models():
     torchvision = pytest.importorskip("torchvision")
-    net = convert(torchvision.models.mobilenet_v3_small(num_classes=3).eval())
+    net = convert(torchvision.models.mobilenet_v3_small(num_classes=3).eval(), 7)
     assert len(net.convert_report.swapped) == 11
     assert net(torch.randn(1, 3, 64, 64)).shape == (1, 3)

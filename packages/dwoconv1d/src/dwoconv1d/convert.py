@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -49,7 +51,12 @@ def convert(
         reinitialised, parameters, and multiply-adds per output pixel; convolutions that were left, with the reason.
 
     Raises:
-        TypeError, ValueError: a bad `kernel_size`, `directions` or `offset`, an unknown `rounding` or `weights`.
+        TypeError: `model` is no module, or an argument has the wrong type.
+        ValueError: a bad `kernel_size`, `directions` or `offset`, an unknown `rounding` or `weights`, or a `where` that
+            selects none of the layers that fit.
+
+    Warns:
+        UserWarning: layers got their K = 3 from 3x3 kernels, and their oblique lines are a single pixel.
 
     Example:
         >>> net = convert(nn.Sequential(nn.Conv2d(8, 8, 7, padding=3, groups=8)))
@@ -62,12 +69,14 @@ def convert(
         raise ValueError(f'weights must be "refit" or "reset", but it is {weights!r}.')
     tap_offsets(1, assign_angles(1, directions), rounding=rounding)  # says what is wrong before any layer is touched
 
-    def policy(name: str, layer: nn.Module) -> Swap | str | None:
+    short: list[str] = []
+
+    def policy(name: str, layer: nn.Module) -> Callable[[], Swap] | str | None:
         if not isinstance(layer, nn.Conv2d):
             return None
-        reason = _unfit(layer)
-        if reason:
-            return reason
+        return _unfit(layer) or partial(swap, name, layer)
+
+    def swap(name: str, layer: nn.Conv2d) -> Swap:
         height, width = layer.kernel_size
         channels, taps = layer.out_channels, kernel_size or max(height, width)
         new = OrientedConv1d(
@@ -83,6 +92,8 @@ def convert(
             device=layer.weight.device,
             dtype=layer.weight.dtype,
         )
+        if taps == 3 and not new.offsets.is_meta and not new.offsets.any(2).any(0).all():  # a channel of (0, 0) alone
+            short.append(name)
         verdict, error = "reinitialised", None
         if weights == "refit" and not layer.weight.is_meta:
             error = _refit(layer, new) or None
@@ -91,7 +102,14 @@ def convert(
             parameter.requires_grad_(old_parameter.requires_grad)
         return Swap(new, verdict, (channels * height * width, channels * taps), error)
 
-    return walk(model, policy, where=where, inplace=inplace)
+    model = walk(model, policy, where=where, inplace=inplace)
+    if short and kernel_size is None:
+        warnings.warn(
+            f"{len(short)} layers got K = 3 from their 3x3 kernels, where an oblique line is a single pixel: "
+            "pass kernel_size=7 or so.",
+            stacklevel=2,
+        )
+    return model
 
 
 def _unfit(layer: nn.Conv2d) -> str:
@@ -102,7 +120,7 @@ def _unfit(layer: nn.Conv2d) -> str:
     if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
         return "it has hooks, which would be lost"
     if not layer.groups == layer.in_channels == layer.out_channels:
-        return "not depthwise, groups=channels"
+        return "not depthwise (groups is not the number of channels)"
     if height * width == 1:
         return "a single tap has no direction"
     if not (height % 2 and width % 2 and (height == width or 1 in (height, width))):

@@ -143,7 +143,8 @@ class Backends:
             return f"{self.package} has no CuPy kernels."
         if not (Path(__file__).parents[1] / "_csrc" / "cuda").is_dir():  # a link, which some ways to copy a tree lose
             return f"{self.package} was installed without its CUDA sources: install it from a clone or a wheel."
-        if importlib.util.find_spec("cupy") is None:
+        spec = importlib.util.find_spec("cupy")
+        if spec is None or spec.origin is None:  # any folder of that name is found, without an origin
             generation = torch.version.cuda.split(".")[0]
             return f'CuPy for CUDA {generation} is not installed: pip install "{self.package}[cupy{generation}]".'
         return ""
