@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -146,6 +147,17 @@ def test_bad_changes_of_angles_are_refused():
 def test_bad_arguments_are_refused_at_construction(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         OrientedConv1d(**{"channels": 8, "kernel_size": 7, **bad})
+
+
+def test_angles_that_look_like_degrees_warn_in_the_constructor_alone():
+    with pytest.warns(UserWarning, match=r"^angle is in radians, but its largest is 90: use torch\.deg2rad") as caught:
+        layer = OrientedConv1d(2, 7, angle=[0, 90])
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(torch.randn(1, 2, 9, 9))
+        OrientedConv1d(2, 7, angle=-2 * math.pi)
 
 
 @pytest.mark.parametrize("bad", [{"dilation": 0}, {"rounding": "floor"}, {"directions": 0}])

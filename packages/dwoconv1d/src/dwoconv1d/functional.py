@@ -7,12 +7,13 @@ https://arxiv.org/abs/2309.15812.
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor
 
 from . import ops, reference
-from ._common.checks import floating_tensor, positive_int, positive_pair, same_device, same_dtype
+from ._common.checks import DTYPES, floating_tensor, positive_int, positive_pair, same_device, same_dtype
 
 
 def oriented_conv1d(
@@ -58,7 +59,7 @@ def oriented_conv1d(
         >>> y.shape
         torch.Size([2, 8, 7, 7])
     """
-    floating_tensor("weight", weight, "(C, K)")
+    _check_channels(x, weight)  # before the angle: it is counted by the weight's rows
     if torch.is_grad_enabled() and isinstance(angle, Tensor) and angle.requires_grad:
         raise ValueError("angle requires a gradient, but it is a constant of this layer: pass angle.detach().")
     dy, dx = _taps_of(weight, angle, dilation, rounding)
@@ -80,11 +81,8 @@ def oriented_conv1d_at(
         TypeError, ValueError: as `oriented_conv1d` does.
     """
     stride = positive_pair("stride", stride)
-    floating_tensor("x", x, "(N, C, H, W)")
-    floating_tensor("weight", weight, "(C, K)")
+    _check_channels(x, weight)
     channels, kernel_size = weight.shape
-    if x.shape[1] != channels:
-        raise ValueError(f"x has {x.shape[1]} channels but weight has {channels} rows: one row of taps per channel.")
     if kernel_size < 1:
         raise ValueError("weight has no taps (K = 0): give it at least one column.")
     if offsets.dtype != torch.int32 or offsets.shape != (2, channels, kernel_size):
@@ -137,8 +135,18 @@ def tap_offsets(
     return reference.tap_offsets(kernel_size, angle, dilation=dilation, rounding=rounding)
 
 
+def _check_channels(x: Tensor, weight: Tensor) -> None:
+    floating_tensor("x", x, "(N, C, H, W)")
+    floating_tensor("weight", weight, "(C, K)")
+    if x.shape[1] != weight.shape[0]:
+        raise ValueError(
+            f"x has {x.shape[1]} channels but weight has {weight.shape[0]} rows, as its shape is "
+            f"{tuple(weight.shape)}: one row of taps per channel."
+        )
+
+
 def _taps_of(weight: Tensor, angle: Tensor, dilation: int, rounding: str) -> tuple[Tensor, Tensor]:
-    floating_tensor("angle", angle, "(C,)")
+    _check_radians(angle)
     if angle.shape[0] != weight.shape[0]:
         raise ValueError(
             f"angle has shape {tuple(angle.shape)} but weight has {weight.shape[0]} rows: one angle per channel."
@@ -148,11 +156,29 @@ def _taps_of(weight: Tensor, angle: Tensor, dilation: int, rounding: str) -> tup
 
 def check_angle(angle: Tensor) -> None:
     """Checks that `angle` is (C,), float32 or float64 and, where its values can be seen, finite."""
-    floating_tensor("angle", angle, "(C,)")
+    _check_radians(angle)
     check_precision(angle)
     if _values_can_be_seen(angle) and not torch.isfinite(angle).all():
         channel = int(torch.nonzero(~torch.isfinite(angle))[0])
         raise ValueError(f"angle must be finite, but angle[{channel}] is {angle[channel].item()}.")
+
+
+def _check_radians(angle: Tensor) -> None:
+    if isinstance(angle, Tensor) and angle.dtype not in DTYPES:
+        raise TypeError(
+            f"angle must be in radians, float32 or float64, but it is {angle.dtype}: "
+            "torch.deg2rad(angle) makes them from degrees."
+        )
+    floating_tensor("angle", angle, "(C,)")
+
+
+def warn_of_degrees(angle: Tensor, stacklevel: int) -> None:
+    """Warns where an angle is beyond a full turn, which nobody needs who means radians."""
+    if _values_can_be_seen(angle) and (angle.abs() > 2 * math.pi).any():
+        warnings.warn(
+            f"angle is in radians, but its largest is {angle.abs().max().item():g}: use torch.deg2rad(...) on degrees.",
+            stacklevel=stacklevel,
+        )
 
 
 def check_precision(angle: Tensor) -> None:

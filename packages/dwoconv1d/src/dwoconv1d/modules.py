@@ -37,6 +37,9 @@ class OrientedConv1d(nn.Module):
     Raises:
         TypeError, ValueError: as `oriented_conv1d` does.
 
+    Warns:
+        UserWarning: an angle beyond 2 pi, which is most likely meant in degrees.
+
     Example:
         >>> OrientedConv1d(96, 31)(torch.randn(1, 96, 56, 56)).shape
         torch.Size([1, 96, 56, 56])
@@ -70,6 +73,8 @@ class OrientedConv1d(nn.Module):
         # Kept beside the buffer: `reset_parameters` needs it after a start on the meta device.
         self._first_angle = self._resolve(angle)
         functional.tap_offsets(1, self._first_angle, dilation=dilation, rounding=rounding)  # for its checks
+        if self.own_angle:
+            functional.warn_of_degrees(self._first_angle, stacklevel=3)
         self.weight = nn.Parameter(torch.empty(channels, kernel_size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(channels, device=device, dtype=dtype)) if bias else None
         self.register_buffer("angle", self._first_angle.to(self.weight.device, copy=True))
