@@ -222,6 +222,38 @@ def test_what_does_not_fit_is_an_error():
         load_original(half, model)
 
 
+@pytest.mark.parametrize("found", KERNELS)
+@pytest.mark.parametrize("wanted", KERNELS)
+def test_another_variant_is_named_before_any_weight(found, wanted):
+    state, model = original_state(found, dtype=torch.float32), ConvNeXt(wanted, **SIZES)
+    if found == wanted:
+        load_original(state, model)
+        return
+    with pytest.raises(RuntimeError, match=f"^The checkpoint looks like the variant '{found}', but the model is") as e:
+        load_original(state, model)
+    assert f"the model is '{wanted}'. Missing: " in str(e.value)
+    assert len(str(e.value)) < 500
+
+
+def test_files_that_are_no_checkpoint(tmp_path):
+    path = tmp_path / "best.pth"
+    model = ConvNeXt("1d", **SIZES)
+    torch.save({"model": original_state("1d", dtype=torch.float32)}, path)
+    whole = path.read_bytes()
+    torch.save([1, 2], path)
+    contents = {
+        b"<!DOCTYPE html><html>Sign in</html>": r"best\.pth is no checkpoint: it starts with b'<!DOCTYPE html><html>",
+        b"": "is no checkpoint",
+        whole[: len(whole) // 2]: "is damaged or no checkpoint",
+        path.read_bytes(): "holds a list",
+    }
+    for content, says in contents.items():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=says) as caught:
+            load_original(path, model)
+        assert "\n" not in str(caught.value)
+
+
 def test_timm_loads_the_authors_file_too(tmp_path, x):
     state = original_state("1dpp", dtype=torch.float32)
     torch.save({"model": state}, tmp_path / "best.pth")

@@ -11,7 +11,7 @@ hold them against checkpoints built by those rules with random values, not again
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from os import PathLike
 from typing import Any
 
@@ -31,15 +31,22 @@ def load_original(
         ema: Take the averaged weights, `model_ema`, instead of `model`.
 
     Raises:
-        RuntimeError: Names that the model misses or that the checkpoint has too many, and shapes that differ, all
-            listed by name.
+        RuntimeError: Weights of another variant; names that the model misses or that the checkpoint has too many, and
+            shapes that differ, all listed by name.
         ValueError: As :func:`read_original`.
 
     Example:
         >>> model = timm.create_model("convnext_tiny_1d")  # doctest: +SKIP
         >>> load_original("convnext_tiny_1d_best.pth", model, ema=True)  # doctest: +SKIP
     """
-    model.load_state_dict(read_original(path_or_state_dict, ema=ema))
+    state, own = read_original(path_or_state_dict, ema=ema), model.state_dict()
+    found, wanted = _variant(state), _variant(own)
+    if found and wanted and found != wanted:
+        raise RuntimeError(
+            f"The checkpoint looks like the variant {found!r}, but the model is {wanted!r}. "
+            f"{_listed('Missing', own.keys() - state.keys())} {_listed('Unexpected', state.keys() - own.keys())}"
+        )
+    model.load_state_dict(state)
     return model
 
 
@@ -53,13 +60,11 @@ def read_original(
         ema: Take the averaged weights, `model_ema`, instead of `model`.
 
     Raises:
-        ValueError: No weights, or no averaged weights, in the file; or angles stored in half precision.
+        ValueError: No checkpoint, no weights, or no averaged weights, in the file; or angles stored in half precision.
     """
     checkpoint = path_or_state_dict
     if not isinstance(checkpoint, Mapping):
-        # Their training script stores its parsed command line beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        checkpoint = _read(checkpoint)
     return from_original(_weights(checkpoint, ema))
 
 
@@ -88,6 +93,36 @@ def from_original(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 value = value.flatten(1)
         converted[layer + leaf] = value
     return converted
+
+
+def _read(path: str | PathLike[str]) -> Mapping[str, Any]:
+    with open(path, "rb") as file:
+        start = file.read(24)
+    if not start.startswith((b"PK", b"\x80")):  # a zip archive; a pickle, as torch wrote until version 1.6
+        raise ValueError(f"{path} is no checkpoint: it starts with {start!r}, so look at what was downloaded.")
+    try:
+        # Their training script stores its parsed command line beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, but a checkpoint is a dict.")
+    return checkpoint
+
+
+def _variant(state: Mapping[str, Tensor]) -> str:
+    """The variant of which these are the names; empty for other networks."""
+    plus = any(name.endswith(".dwconv2.weight") for name in state)
+    if not plus and not any(name.endswith(".dwconv.weight") for name in state):
+        return ""
+    oriented = any(name.endswith((".dwconv.angle", ".dwconv1.angle")) for name in state)
+    return ("1d" if oriented else "2d") + ("pp" if plus else "")
+
+
+def _listed(what: str, names: Set[str]) -> str:
+    some = ", ".join(sorted(names)[:3])
+    return f"{what}: {len(names)} names ({some}{', ...' if len(names) > 3 else ''})."
 
 
 def _weights(checkpoint: Mapping[str, Any], ema: bool) -> Mapping[str, Tensor]:
