@@ -136,6 +136,8 @@ def bench(session: nox.Session) -> None:
 def reproduce(session: nox.Session) -> None:
     """Run the papers' experiments, then print their numbers beside the papers'."""
     packages, rest = arguments(session)
+    if rest and not rest[0].startswith("-"):
+        session.error(f"no package is called {rest[0]!r}; there are: {', '.join(PACKAGES)}")
     python = install(session, PACKAGES)
     size = rest if "--data" in rest else ["--smoke", *rest]
     for script in sorted(file for name in packages for file in ROOT.glob(f"experiments/{name}/[!_]*.py")):
