@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,7 +26,15 @@ def test_a_reader_that_stops_early_causes_no_traceback():
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["nonsense"], ["bench"], ["bench", "resnet18", "--batch", "0"], ["bench", "resnet18", "--device", "toaster"]],
+    [
+        [],
+        ["nonsense"],
+        ["bench"],
+        ["bench", "resnet18", "--batch", "0"],
+        ["bench", "resnet18", "--device", "toaster"],
+        ["train"],
+        ["train", "--set", "epochs=1"],
+    ],
 )
 def test_wrong_usage_exits_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -38,10 +47,27 @@ def test_wrong_usage_exits_2(arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["bench", "resnet18", "--size", "x"], "--size: must be a whole number of at least 1, got 'x'"),
+        (["train"], "error: name a network, such as convnext_tiny_1d"),
+    ],
+)
+def test_wrong_usage_is_explained(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
         (["bench", "no_such_network"], "no network is called 'no_such_network'"),
         (["models", "no_such_*"], "no network's name matches"),
         (["datasets", "--root", "/no/such/folder"], "/no/such/folder is not a folder"),
         (["bench", "resnet18", "--size", "32", "--seconds", "0.01", "--json", "/no/such/folder/f"], "No such file"),
+        (["train", "--data", "/my/images"], "use --data imagefolder --root /my/images"),
+        (["train", "resnet18", "--set", "optimizer=no_such"], "optimizer must be one of"),
+        (["eval", "/no/such/run"], "/no/such/run: no such file or folder"),
+        (["eval", __file__], f"{__file__} is not a run's checkpoint: beside it lies no recipe.json"),
     ],
 )
 def test_expected_errors_are_one_line_and_exit_1(arguments, said, capsys):
@@ -69,7 +95,16 @@ def test_datasets_tells_where_and_how(tmp_path, capsys):
     lines = {line.split()[0]: line for line in out.splitlines()}
     assert lines["svhn"].endswith(str(tmp_path))
     assert "absent: " in lines["cifar10"] and "cifar-10-python.tar.gz" in lines["cifar10"]
+    assert f"`leanconv datasets --get cifar10 --root {tmp_path}` (to download with torchvision)" in lines["cifar10"]
     assert str(tmp_path) in err
+
+
+def test_datasets_fetches_what_is_asked_for(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("leanconv.data.sources.install", lambda target, fetchers: asked.append((target, [*fetchers])))
+    assert cli.main(["datasets", "--get", "svhn", "--root", str(tmp_path)]) == 1
+    assert asked == [(tmp_path / "svhn", ["download with torchvision"])]
+    assert "SVHN is not in" in capsys.readouterr().err
 
 
 def test_models_lists_the_packages_networks(capsys):
@@ -99,6 +134,14 @@ def test_bench_takes_grey_images(tmp_path, capsys):
     assert cli.main(grey) == cli.main(coloured) == 0
     one, three = (line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("resnet10t"))
     assert int(three.replace(",", "")) - int(one.replace(",", "")) == 2 * 24 * 9  # the stem's kernels
+
+
+def test_a_record_tells_which_kernels_ran(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pix", SimpleNamespace(backend_info=lambda: {"active_cpu": "reference"}))
+    monkeypatch.setitem(sys.modules, "smpconv", None)
+    kernels = environment.describe()["kernels"]
+    assert kernels["pix"] == {"active_cpu": "reference"} and "smpconv" not in kernels
+    json.dumps(kernels)
 
 
 def test_a_repository_around_an_installed_package_is_not_ours(tmp_path, monkeypatch):

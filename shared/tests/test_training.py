@@ -227,7 +227,7 @@ def test_eval_scores_a_checkpoint_as_training_did(unbroken, capsys):
     assert main(["eval", str(unbroken), "--root", str(unbroken / "nowhere")]) == 1
     assert "nowhere is not a folder" in capsys.readouterr().err
     assert main(["eval", str(unbroken / "nothing.pt")]) == 1
-    assert "no checkpoint at" in capsys.readouterr().err
+    assert "nothing.pt: no such file or folder" in capsys.readouterr().err
 
 
 def test_train_from_the_command_line(small, tmp_path, capsys):
@@ -245,11 +245,19 @@ def test_train_from_the_command_line(small, tmp_path, capsys):
     for ignored in (["--set", "lr=1"], ["--out", str(tmp_path / "other")]):
         assert main(["train", "--resume", str(run), *ignored]) == 1
         assert "continues a run unchanged" in capsys.readouterr().err
+    before = (run / "summary.json").read_bytes()
+    assert main(["train", "--resume", str(run)]) == 0
+    out, err = capsys.readouterr()
+    assert f"{run} is finished" in err and "convnext_tiny_1d" in out
+    assert (run / "summary.json").read_bytes() == before
+    (run / "summary.json").unlink()
     assert main(["train", "--resume", str(run), "--root", str(tmp_path / "nothing")]) == 1
     assert "nothing is not a folder" in capsys.readouterr().err
     elsewhere = tmp_path / "elsewhere"
     assert main([*arguments, "--out", str(elsewhere), "--set", "model_kwargs.foo=1"]) == 1
     assert "cannot be built with these model_kwargs" in capsys.readouterr().err
+    assert main([*arguments, "--out", str(elsewhere), "--set", "model_kwargs={}"]) == 1
+    assert "convnext_tiny_1d cannot be trained on 28x28 images; try another image_size" in capsys.readouterr().err
     assert not elsewhere.exists()
     for text, said in (("[1]", "holds no recipe"), ('{"lr": 1', "is not JSON"), ("", "is not JSON")):
         config.write_text(text)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from leanconv import __version__, environment, models, profiling, training
-from leanconv.data import SETS, default_root
+from leanconv.data import SETS, default_root, load
 from leanconv.training import commands as training_commands
 
 INTERRUPTED = 130  # as shells report a program ended by Ctrl-C
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("datasets", help="which data sets are here, and how to get the others")
     command.add_argument("--root", type=Path, help="folder to look in (default: $LEANCONV_DATA or the user's cache)")
+    command.add_argument("--get", choices=SETS, metavar="NAME", help="fetch this one into the folder if it is absent")
     command.set_defaults(run=_datasets)
 
     command = commands.add_parser("models", help="the networks of the installed packages")
@@ -74,10 +75,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _device(text: str) -> torch.device:
@@ -100,10 +100,15 @@ def _datasets(args: argparse.Namespace) -> int:
     root = (args.root or default_root()).expanduser()
     if args.root and not root.is_dir():
         raise ValueError(f"--root: {root} is not a folder")
+    if args.get:
+        sys.stdout.write(f"{load(args.get, args.root).source}\n")
+        return 0
     rows: list[Sequence[str]] = [("name", "classes", "image", "train", "test", "where, or how to get it")]
     for entry in SETS.values():
         place = entry.find(root)
-        get = [f"to {how}, load it" for how in entry.fetchers] + [entry.advice]
+        command = f"leanconv datasets --get {entry.name}" + (f" --root {root}" if args.root else "")
+        fetch = f"`{command}` (to {', else '.join(entry.fetchers)})"
+        get = [fetch, entry.advice] if entry.fetchers else [entry.advice]
         counts = [f"{count:,}" for count in entry.counts] if entry.counts else ["any", "any"]
         shape = f"{entry.in_chans}x{entry.image_size}x{entry.image_size}"
         where = str(place) if place else f"absent: {' or '.join(get)}"

@@ -31,6 +31,7 @@ def describe() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "kernels": {name: sys.modules[name].backend_info() for name in PACKAGES if _has_kernels(name)},
     }
 
 
@@ -64,6 +65,11 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _has_kernels(package: str) -> bool:
+    """Whether the package was imported and can tell which kernels run its operators."""
+    return hasattr(sys.modules.get(package), "backend_info")
 
 
 def _version(package: str) -> str | None:

@@ -59,7 +59,7 @@ def count(model: nn.Module, input_size: tuple[int, ...]) -> Counts:
     try:
         with torch.no_grad(), counter:
             model.eval()(sample)
-    except RuntimeError as error:
+    except (AssertionError, RuntimeError) as error:
         raise ValueError(f"{type(model).__name__} cannot take an input of {tuple(input_size)}: {error}") from error
     finally:
         for module, mode in training.items():

@@ -149,6 +149,16 @@ def default_root() -> Path:
     return Path(os.environ.get("LEANCONV_DATA") or Path(cache, "leanconv")).expanduser()
 
 
+def check(name: str) -> None:
+    """Raise a ValueError unless a data set has this name."""
+    if name not in SETS and os.sep in name:
+        raise ValueError(
+            f"{name} is a path, not the name of a data set: for a folder of images use --data imagefolder --root {name}"
+        )
+    if name not in SETS:
+        raise ValueError(f"no data set is called {name!r}; there are {', '.join(SETS)}")
+
+
 def load(name: str, root: str | os.PathLike | None = None, smoke: bool = False, download: bool = True) -> VisionData:
     """Load a data set by name (one of `SETS`).
 
@@ -166,12 +176,7 @@ def load(name: str, root: str | os.PathLike | None = None, smoke: bool = False, 
         >>> data = load("fashion_mnist", smoke=True)
         >>> train, test = data.loaders(batch_size=128)
     """
-    if name not in SETS and os.sep in name:
-        raise ValueError(
-            f"{name} is a path, not the name of a data set: for a folder of images use --data imagefolder --root {name}"
-        )
-    if name not in SETS:
-        raise ValueError(f"no data set is called {name!r}; there are {', '.join(SETS)}")
+    check(name)
     folder = Path(root).expanduser() if root is not None else default_root()
     if root is not None and not folder.is_dir():
         raise DataNotFound(f"{folder} is not a folder, so {SETS[name].title} cannot lie there")

@@ -17,7 +17,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from leanconv import data as datasets
-from leanconv import models
+from leanconv import models, profiling
 from leanconv.data import VisionData
 from leanconv.training.recipe import ConfigError, Recipe
 
@@ -32,15 +32,22 @@ def model(recipe: Recipe, vision: VisionData) -> nn.Module:
     """The recipe's network for this data set; the same seed gives the same weights.
 
     Raises:
-        ConfigError: the network does not take the recipe's ``model_kwargs``.
+        ConfigError: the network does not take the recipe's ``model_kwargs``, or images of this size.
     """
     seed(recipe.seed)
     shape = {"num_classes": vision.num_classes, "in_chans": vision.in_chans}
     drop_path = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
     try:
-        return models.build(recipe.model, **{**shape, **drop_path, **recipe.model_kwargs})
+        network = models.build(recipe.model, **{**shape, **drop_path, **recipe.model_kwargs})
     except TypeError as error:
         raise ConfigError(f"{recipe.model} cannot be built with these model_kwargs or drop_path: {error}") from error
+    size = recipe.image_size or vision.image_size
+    try:
+        profiling.count(network, (vision.in_chans, size, size))
+    except ValueError as error:
+        hint = "try another image_size, or in model_kwargs a smaller patch_size where the network has one"
+        raise ConfigError(f"{recipe.model} cannot be trained on {size}x{size} images; {hint} ({error})") from error
+    return network
 
 
 def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from leanconv import data as datasets
 from leanconv import report
 from leanconv.training import build, checkpoint, evaluate, fit
 from leanconv.training.recipe import ConfigError, Recipe
@@ -28,7 +29,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder, unchanged")
     known = ", ".join(f.name for f in dataclasses.fields(Recipe))
     train.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend", help=f"any of {known}")
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, refuse=train.error)
 
     score = commands.add_parser("eval", help="score a run or a checkpoint", description=_eval.__doc__)
     score.add_argument("run_or_checkpoint", type=Path)
@@ -52,6 +53,10 @@ def _train(args: argparse.Namespace) -> int:
         if args.data_root:
             recipe = recipe.override({"data_root": args.data_root})
         return _fit(recipe, out, args.device, resume=True)
+    if args.data:
+        datasets.check(args.data)
+    if not (args.model or args.config or any(text.startswith("model=") for text in args.set)):
+        args.refuse("name a network, such as convnext_tiny_1d; `leanconv models` lists them")
     named = {key: getattr(args, key) for key in ("model", "data", "data_root") if getattr(args, key)}
     recipe = (_read_config(args.config) if args.config else Recipe()).override(named).override(args.set)
     out = args.out or Path("runs", f"{recipe.model}-{recipe.data}-{datetime.now():%Y%m%d-%H%M%S}")
@@ -70,7 +75,12 @@ def _read_config(file: Path) -> Recipe:
 
 def _fit(recipe: Recipe, out: Path, device: str | None, *, resume: bool) -> int:
     with join(device) as world:
-        fit(None, recipe, out=out, resume=resume, device=world.device)
+        if not (resume and (out / "summary.json").is_file()):
+            fit(None, recipe, out=out, resume=resume, device=world.device)
+        elif world.main:
+            sys.stderr.write(
+                f"{out} is finished: {out}/summary.json holds its numbers, `leanconv report {out}` prints\n"
+            )
         if world.main:
             sys.stdout.write(report.gather([out]).text())
     return 0
@@ -79,7 +89,7 @@ def _fit(recipe: Recipe, out: Path, device: str | None, *, resume: bool) -> int:
 def _eval(args: argparse.Namespace) -> int:
     """Accuracy of a finished or unfinished run's weights, plain and averaged, on its test images."""
     path = args.run_or_checkpoint
-    recipe = read_recipe(path if path.is_dir() else path.parent)
+    recipe = read_recipe(path)
     with join(args.device) as world:
         data = build.data(recipe.override({"data_root": args.data_root}) if args.data_root else recipe)
         state = checkpoint.load(path, world.device)

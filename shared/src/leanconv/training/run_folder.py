@@ -101,10 +101,14 @@ class RunFolder:
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """The recipe a run folder was made by."""
-    file = Path(path, "recipe.json")
+    """The recipe a run folder, or a checkpoint that lies in one, was made by."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    file = (path if path.is_dir() else path.parent) / "recipe.json"
     if not file.is_file():
-        raise FileNotFoundError(f"{path} is not a run folder: it has no recipe.json")
+        missing = "a run folder: it has no" if path.is_dir() else "a run's checkpoint: beside it lies no"
+        raise FileNotFoundError(f"{path} is not {missing} recipe.json")
     return Recipe().override(json.loads(file.read_text()))
 
 
