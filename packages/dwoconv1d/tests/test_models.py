@@ -260,6 +260,35 @@ def test_bad_arguments(arguments, message):
         ConvNeXt(**{"variant": "1d", "dims": (8, 8, 8, 8), **arguments})
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 32, 32), (2, 32, 32, 3), (3, 32, 32)])
+def test_images_of_another_shape_are_refused_by_the_oriented_stem(shape):
+    with pytest.raises(ValueError, match=r"^images must have shape \(N, 3, H, W\), but they have shape") as caught:
+        small("convnext_tiny_1d")(torch.zeros(shape))
+    assert str(shape) in str(caught.value)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_images_that_are_too_small_are_refused(variant):
+    model = small(f"convnext_tiny_{variant}")
+    stages = len(model.stages)
+    with pytest.raises(ValueError, match=rf"^The images are too small: 1x2 pixels .* stage {stages} of {stages}"):
+        model(images(4 * 2 ** (stages - 2), 8 * 2 ** (stages - 2)))
+    says = f"images of {4 * 2 ** (stages - 1)} pixels a side are large enough"
+    with pytest.raises(ValueError, match=says):
+        model(images(3, 3))
+    model(images(4 * 2 ** (stages - 1), 4 * 2 ** (stages - 1)))
+
+
+def test_checks_of_the_images_bind_no_traced_graph():
+    model, x = small().eval(), images(64, 64)
+    size = torch.export.Dim.AUTO
+    exported = torch.export.export(model, (x,), dynamic_shapes=({0: size, 2: size, 3: size},)).module()
+    traced = torch.fx.symbolic_trace(model)
+    other = images(96, 80, batch=3)
+    assert torch.allclose(exported(other), model(other), rtol=1e-4, atol=1e-5)
+    assert torch.equal(traced(other), model(other))
+
+
 class Copies(TorchDispatchMode):
     """Collects the names of operations that move data without computing anything."""
 

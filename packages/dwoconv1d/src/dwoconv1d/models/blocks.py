@@ -30,6 +30,11 @@ def channels_first(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
+def sizes_can_be_checked(x: Tensor) -> bool:
+    """Not while a graph is traced, which would bind it to the sizes of the example."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy))
+
+
 class Stem1D(nn.Module):
     """The fully 1D stem (figure 3c): two strided oriented convolutions between two linear layers.
 
@@ -61,6 +66,9 @@ class Stem1D(nn.Module):
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:  # (N, in_chans, H, W)
+        in_chans = self.pw1.in_features
+        if sizes_can_be_checked(x) and (x.dim() != 4 or x.shape[1] != in_chans):
+            raise ValueError(f"images must have shape (N, {in_chans}, H, W), but they have shape {tuple(x.shape)}.")
         x = channels_first(self.pw1(channels_last(x)))
         x = self.act(self.norm1(channels_last(self.dw1(x))))
         x = self.act(self.norm2(channels_last(self.dw2(channels_first(x)))))

@@ -13,7 +13,15 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ..modules import OrientedConv1d
-from .blocks import LAYER_NORM_EPS, ResidualBlock, channels_first, channels_last, make_block, make_stem
+from .blocks import (
+    LAYER_NORM_EPS,
+    ResidualBlock,
+    channels_first,
+    channels_last,
+    make_block,
+    make_stem,
+    sizes_can_be_checked,
+)
 from .variants import VARIANTS, resolve_kernel_sizes
 
 
@@ -57,7 +65,8 @@ class ConvNeXt(nn.Module):
             detection and segmentation backbones have them. Of no effect on classification.
 
     Raises:
-        ValueError: An argument does not fit the variant or the number of stages.
+        ValueError: An argument does not fit the variant or the number of stages; in the forward pass, unless compiled,
+            images that are too small or, with an oriented stem, have not `in_chans` channels.
 
     Example:
         >>> model = ConvNeXt("1dpp", depths=(1, 1, 1, 1), dims=(8, 16, 32, 64))
@@ -272,7 +281,18 @@ class ConvNeXt(nn.Module):
         return {"stem": r"^downsample_layers\.0", "blocks": by_block}
 
     def _stage(self, x: Tensor, index: int) -> Tensor:
+        if sizes_can_be_checked(x):
+            self._check_size(x, index)
         x = self.downsample_layers[index](x)
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint_seq(self.stages[index], x)
         return self.stages[index](x)
+
+    def _check_size(self, x: Tensor, index: int) -> None:
+        for layer in self.downsample_layers[index].children():
+            if isinstance(layer, nn.Conv2d) and layer.padding == (0, 0) and min(x.shape[2:]) < max(layer.kernel_size):
+                raise ValueError(
+                    f"The images are too small: {'x'.join(map(str, x.shape[2:]))} pixels are left before stage "
+                    f"{index + 1} of {len(self.stages)}, which takes at least {'x'.join(map(str, layer.kernel_size))}; "
+                    f"images of {self.feature_info[len(self.stages) - 1]['reduction']} pixels a side are large enough."
+                )
