@@ -114,3 +114,10 @@ def test_readme_commands_are_what_ci_runs():
     )
     assert {command.rsplit(" ", 1)[1] for command in commands} == {"test", "reproduce"}
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_reproduce_names_the_packages_there_are():
+    command = [sys.executable, "-m", "nox", "-s", "reproduce", "--", "no_such_package"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert f"no package is called 'no_such_package'; there are: {', '.join(PACKAGES)}" in done.stderr
