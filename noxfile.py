@@ -99,7 +99,10 @@ def test(session: nox.Session) -> None:
         where += ["shared/tests", "tests"]
     if any(Path(argument.split("::")[0]).exists() for argument in rest):
         where = []  # the arguments say where
-    marks = ["-m", "not gpu"] if os.environ.get("CI") else []
+    marks = []
+    if os.environ.get("CI"):
+        marks = ["-m", "not gpu"]
+        session.notify("lint", posargs=[])
     run(session, python, "-m", "pytest", "--durations=15", *marks, *where, *rest)
 
 
@@ -112,7 +115,9 @@ def lint(session: nox.Session) -> None:
     ]
     run(session, python, "-m", "ruff", "format", "--check", ".")
     run(session, python, "-m", "ruff", "check", ".")
-    run(session, python, "-m", "clang_format", "--dry-run", "-Werror", *native)
+    session.run(
+        str(python.parent / "clang-format"), "--dry-run", "-Werror", *map(str, native), external=True, silent=True
+    )
     run(session, python, "-m", "mypy")
     run(session, python, "shared/common/sync.py", "--check")
 
