@@ -2,7 +2,8 @@
 
     nox -s test                   every test that needs no GPU (the slow ones too where CI is set)
     nox -s test -- dwoconv1d -k x package names narrow every session, the rest goes to pytest or to the scripts
-    nox -s reproduce              the papers' experiments at smoke size; `-- dwoconv1d --data PATH` goes full size
+    nox -s reproduce              the papers' experiments at smoke size; `-- dwoconv1d --data PATH` goes full size,
+                                  `-- dwoconv1d classification --set epochs=2` runs one of them
     nox -s build_ext lint sync bench cuda_check
 
 All share one environment in .nox/, made from ci/constraints.txt. LEANCONV_PYTHON=/path/to/python names another one,
@@ -141,11 +142,18 @@ def bench(session: nox.Session) -> None:
 def reproduce(session: nox.Session) -> None:
     """Run the papers' experiments, then print their numbers beside the papers'."""
     packages, rest = arguments(session)
-    if rest and not rest[0].startswith("-"):
-        session.error(f"no package is called {rest[0]!r}; there are: {', '.join(PACKAGES)}")
+    scripts = sorted(file for name in packages for file in ROOT.glob(f"experiments/{name}/[!_]*.py"))
+    chosen = []
+    while rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+        found = [script for script in scripts if script.stem == name]
+        if not found:
+            stems, known = ", ".join(script.stem for script in scripts), ", ".join(PACKAGES)
+            session.error(f"no package is called {name!r}, and no experiment; there are: {known}; {stems}")
+        chosen += found
     python = install(session, PACKAGES)
     size = rest if "--data" in rest else ["--smoke", *rest]
-    for script in sorted(file for name in packages for file in ROOT.glob(f"experiments/{name}/[!_]*.py")):
+    for script in chosen or scripts:
         run(session, python, script, *size)
     run(session, python, "-m", "leanconv", "report", "runs")
 

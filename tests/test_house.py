@@ -16,9 +16,8 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.t
 FURNITURE = """
     pyproject.toml setup.py README.md CITATION.cff LICENSE _build/backend.py _build/extension.py
     csrc/cpu csrc/cuda csrc/common
-    src/{p}/__init__.py src/{p}/__main__.py src/{p}/functional.py src/{p}/ops.py src/{p}/reference.py src/{p}/modules.py
-    src/{p}/convert.py src/{p}/checkpoints.py src/{p}/models src/{p}/py.typed src/{p}/_csrc src/{p}/_common
-    tests benchmarks
+    src/{p}/__init__.py src/{p}/__main__.py src/{p}/functional.py src/{p}/reference.py src/{p}/modules.py
+    src/{p}/checkpoints.py src/{p}/models src/{p}/py.typed src/{p}/_csrc src/{p}/_common tests benchmarks
 """
 
 packages = pytest.mark.parametrize("package", PACKAGES)
@@ -120,4 +119,6 @@ def test_reproduce_names_the_packages_there_are():
     command = [sys.executable, "-m", "nox", "-s", "reproduce", "--", "no_such_package"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert f"no package is called 'no_such_package'; there are: {', '.join(PACKAGES)}" in done.stderr
+    assert (
+        f"no package is called 'no_such_package', and no experiment; there are: {', '.join(PACKAGES)};" in done.stderr
+    )

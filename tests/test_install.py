@@ -29,13 +29,20 @@ with dwoconv1d.use_backend("reference"):
     expected = dwoconv1d.oriented_conv1d(x, weight, angle)
 for _ in range(2):
     torch.testing.assert_close(dwoconv1d.oriented_conv1d(x, weight, angle), expected)
-"""
+""",
+    "pathconv": """
+x, weight = torch.randn(2, 3, 32, 32), torch.randn(16, 9)
+with pathconv.use_backend("reference"):
+    expected = pathconv.traverse_conv1d(x, "g", weight)
+for _ in range(2):
+    torch.testing.assert_close(pathconv.traverse_conv1d(x, "g", weight), expected)
+""",
 }
 
 
 def run(*command, cwd=None, check=True, **env):
     """Run a command in an environment that knows nothing of ours but what `env` says."""
-    hidden = ("PYTHON", "PIP_CONSTRAINT", "DWOCONV1D_", "VIRTUAL_ENV", "TORCH_CUDA")
+    hidden = ("PYTHON", "PIP_CONSTRAINT", "VIRTUAL_ENV", "TORCH_CUDA", *(f"{name.upper()}_" for name in PACKAGES))
     clean = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
     done = subprocess.run(
         [str(word) for word in command], cwd=cwd, env={**clean, **env}, capture_output=True, text=True
