@@ -108,6 +108,32 @@ def test_evaluation_of_photographs_is_sharded_and_fixed(photographs):
     assert whole.shape == (8, 3, 32, 32) and len(alone) == 3
 
 
+def test_padding_keeps_small_images_at_their_size():
+    """A pad-and-crop alone moves the pixels by whole steps: every row of the result is a shifted row, or black."""
+    data = small(side=12)
+    loader, _ = data.loaders(22, augment=Augment(padding=2, rand_augment="torchvision-m0-n0"), workers=0)
+    images, _ = next(loader.epoch(0))
+    order = next(loader.steps.order.steps(0, 0))[1]
+    shift = -torch.tensor(data.mean).view(1, -1, 1, 1) / torch.tensor(data.std).view(1, -1, 1, 1)
+    plain = data.train.images[order].float() / 255 / torch.tensor(data.std).view(1, -1, 1, 1) + shift
+    padded = torch.nn.functional.pad(plain - shift, [2] * 4) + shift
+    windows = padded.unfold(2, 12, 1).unfold(3, 12, 1)  # (N, C, 5, 5, 12, 12)
+    distances = (windows - images[:, :, None, None]).abs().amax((1, 4, 5)).flatten(1)
+    assert distances.min(1).values.max() < 1e-5
+    assert len(set(distances.argmin(1).tolist())) > 5
+
+
+@pytest.mark.parametrize("chans", (1, 3))
+def test_torchvisions_rand_augment_draws_from_the_key_alone(chans):
+    augment = Augment(padding=4, hflip=0.5, rand_augment="torchvision-m9-n2", erase=0.3)
+    (first, _), (second, _), (other, _) = (
+        gather(small(chans=chans, side=16).loaders(4, augment=augment, workers=0, seed=seed)[0], 1)
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
 def test_workers_change_nothing_and_end_with_the_loader(photographs):
     options = {"augment": Augment(hflip=0.5, rand_augment="rand-m9"), "image_size": 32}
     before = torch.get_rng_state()
@@ -235,7 +261,11 @@ def test_batches_are_the_callers_to_change():
         ({"batch_size": 23}, "batch_size=23 exceeds the 22 training images"),
         ({"batch_size": 4, "rank": 2, "world_size": 2}, "rank must lie in"),
         ({"batch_size": 4, "augment": Augment(color_jitter=0.4)}, "color_jitter is for photographs"),
-        ({"batch_size": 4, "augment": Augment(rand_augment="rand-m9", padding=4)}, "padding and cutout are for images"),
+        ({"batch_size": 4, "augment": Augment(rand_augment="rand-m9", cutout=4)}, "cutout is for images in memory"),
+        (
+            {"batch_size": 4, "augment": Augment(rand_augment="torchvision-m31")},
+            "magnitude 0 to 30, got 'torchvision-m31'",
+        ),
     ],
 )
 def test_wrong_options_are_refused(options, said):

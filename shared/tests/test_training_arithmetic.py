@@ -103,6 +103,13 @@ def test_weight_decay_spares_vectors_and_layer_decay_grades_the_rest(small):
     assert rate[id(stem)] < small.lr / 2
 
 
+def test_decay_biases_spares_norms_alone():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1, bias=True), nn.LayerNorm(2))
+    recipe = Recipe(decay_biases=True, weight_decay=0.1, optimizer="sgd")
+    decay = {id(p): g["weight_decay"] for g in build.optimizer(recipe, network).param_groups for p in g["params"]}
+    assert [decay[id(p)] for p in network.parameters()] == [0.1, 0.1, 0.0, 0.0, 0.1, 0.1, 0.0, 0.0]
+
+
 def test_losses_of_labels_and_of_mixed_targets_agree(small):
     logits, labels = torch.randn(6, 5, dtype=torch.float64), torch.arange(6) % 5
     for loss in ("ce", "bce"):

@@ -34,8 +34,9 @@ CHOICES = {"erase_mode": ("const", "pixel"), "interpolation": ("bicubic", "bilin
 class Augment:
     """What is done to training images at random; mixup and cutmix belong to training.
 
-    `padding`, `cutout` work on small images in memory; `scale`, `ratio`, `color_jitter`, `rand_augment`,
-    `interpolation`, `eval_crop` on photographs, and on small images once `rand_augment` is asked for.
+    `cutout` works on small images in memory; `scale`, `ratio`, `color_jitter`, `rand_augment`, `interpolation`,
+    `eval_crop` on photographs, and on small images once `rand_augment` is asked for. `padding` works on both and takes
+    the place of `scale` and `ratio`, as is usual for images of 32 or 64 pixels.
     """
 
     padding: int = 0  # pad with black, then crop back at random
@@ -46,7 +47,7 @@ class Augment:
     scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop takes
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     color_jitter: float = 0.0
-    rand_augment: str = ""  # timm's notation, such as "rand-m9-mstd0.5-inc1"
+    rand_augment: str = ""  # timm's, such as "rand-m9-mstd0.5-inc1", or torchvision's, such as "torchvision-m9-n2"
     interpolation: str = "bicubic"
     eval_crop: float = 0.875  # share of the side kept when testing
 

@@ -1,10 +1,11 @@
-"""Loaders of photographs: timm's transforms in worker processes."""
+"""Loaders of photographs and of what RandAugment needs as pictures: transforms in worker processes."""
 
 from __future__ import annotations
 
 import random
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from PIL import Image
 from timm.data import auto_augment, create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms.functional import to_pil_image
+from torchvision import transforms
+from torchvision.transforms.functional import InterpolationMode, to_pil_image
 
 from leanconv.data.order import Order, Place, Shares, stream
 
@@ -71,15 +73,9 @@ class Steps(Sampler[list[tuple[int, int]]]):
 
 class WorkerTrain:
     def __init__(self, data: VisionData, order: Order, augment: Augment, size: int, place: Place, workers: int) -> None:
-        if augment.padding or augment.cutout:
-            raise ValueError("padding and cutout are for images in memory; photographs take scale, ratio and erase")
-        transform = create_transform(
-            (data.in_chans, size, size), is_training=True, mean=data.mean, std=data.std, scale=augment.scale,
-            ratio=augment.ratio, interpolation=augment.interpolation, hflip=augment.hflip,
-            color_jitter=augment.color_jitter, auto_augment=augment.rand_augment or None,
-            re_prob=augment.erase, re_mode=augment.erase_mode,
-        )  # fmt: skip
-        _let_posterize_go_black(transform)
+        if augment.cutout:
+            raise ValueError("cutout is for images in memory without rand_augment; photographs take erase")
+        transform = _train_transform(data, augment, size)
         self.place, self.steps = place, Steps(order)
         self.loader = _worker_loader(Transformed(data.train, transform, order.seed), self.steps, place, workers)
 
@@ -109,6 +105,32 @@ class WorkerEval:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in self.loader:
             yield self.place.put(images, labels)
+
+
+def _train_transform(data: VisionData, augment: Augment, size: int) -> Callable[[Image.Image], Tensor]:
+    """timm's transform; where `padding` is asked for, its random crop of any scale becomes the one of small images."""
+    ours = augment.rand_augment.startswith("torchvision-")
+    transform = create_transform(
+        (data.in_chans, size, size), is_training=True, mean=data.mean, std=data.std, scale=augment.scale,
+        ratio=augment.ratio, interpolation=augment.interpolation, hflip=augment.hflip,
+        color_jitter=augment.color_jitter, auto_augment=None if ours else augment.rand_augment or None,
+        re_prob=augment.erase, re_mode=augment.erase_mode,
+    )  # fmt: skip
+    _let_posterize_go_black(transform)
+    steps = transform.transforms
+    if augment.padding:
+        steps[0] = transforms.RandomCrop(size, padding=augment.padding, pad_if_needed=True)
+    if ours:
+        steps.insert(1 + (augment.hflip > 0), _torchvision_rand_augment(augment.rand_augment))
+    return transform
+
+
+def _torchvision_rand_augment(text: str) -> transforms.RandAugment:
+    """ "torchvision-m7-n2": torchvision's RandAugment of magnitude 7 of 31 and 2 operations, which is not timm's."""
+    found = re.fullmatch(r"torchvision-m(\d+)(?:-n(\d+))?", text)
+    if not found or int(found[1]) > 30:
+        raise ValueError(f"rand_augment must read like torchvision-m9-n2, magnitude 0 to 30, got {text!r}")
+    return transforms.RandAugment(int(found[2] or 2), int(found[1]), interpolation=InterpolationMode.BILINEAR)
 
 
 def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:

@@ -128,12 +128,14 @@ def _sets() -> Iterator[DataSet]:
         find=sources.find_svhn, read=sources.read_svhn,
         fetchers={"download with torchvision": sources.fetch_svhn},
     )  # fmt: skip
-    for name, title, num, counts in (
-        ("imagenet", "ImageNet-1k", 1000, (1_281_167, 50_000)),
-        ("imagefolder", "folders of images", None, None),
+    for name, title, num, side, counts, mean, std in (
+        ("imagenet", "ImageNet-1k", 1000, 224, (1_281_167, 50_000), IMAGENET_MEAN, IMAGENET_STD),
+        # "A Downsampled Variant of ImageNet", Chrabaszcz et al. 2017; experiments/pathconv prepares the folders
+        ("imagenet64", "ImageNet-64", 1000, 64, (1_281_167, 50_000), (0.482, 0.458, 0.408), (0.269, 0.261, 0.276)),
+        ("imagefolder", "folders of images", None, 224, None, IMAGENET_MEAN, IMAGENET_STD),
     ):
         yield DataSet(
-            name, title, num, 3, 224, counts, IMAGENET_MEAN, IMAGENET_STD,
+            name, title, num, 3, side, counts, mean, std,
             advice="give the path of a folder with train/<class>/*.jpg and val/<class>/*.jpg",
             find=partial(sources.find_folders, name),
         )  # fmt: skip

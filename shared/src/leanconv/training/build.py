@@ -54,7 +54,7 @@ def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     """timm's optimizer with decayed and undecayed groups, and one pair of groups per layer under ``layer_decay``."""
     adaptive: dict[str, Any] = {"betas": recipe.betas, "eps": recipe.eps} if "sgd" not in recipe.optimizer else {}
     return create_optimizer_v2(
-        network,
+        _all_but_norms(network, recipe.weight_decay) if recipe.decay_biases else network,
         opt=recipe.optimizer,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
@@ -62,6 +62,18 @@ def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
         layer_decay=recipe.layer_decay,
         **adaptive,
     )
+
+
+def _all_but_norms(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: what torch and timm call norms undecayed, everything else decayed."""
+    norms = {
+        id(p) for module in network.modules() if "norm" in type(module).__name__.lower() for p in module.parameters()
+    }
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            groups[id(parameter) not in norms].append(parameter)
+    return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
 
 
 def schedule(recipe: Recipe, optim: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler:

@@ -42,7 +42,7 @@ class Recipe:
         epochs, batch_size, accumulate: ``batch_size`` images enter each optimizer step, over all processes and over
             the ``accumulate`` parts the step is computed in.
         optimizer, lr, weight_decay, momentum, betas, eps: for ``timm.optim.create_optimizer_v2``; biases, norms and
-            other one-dimensional parameters are not decayed.
+            other one-dimensional parameters are not decayed, under ``decay_biases`` norms alone are not.
         layer_decay: factor on the learning rate per layer counted from the head.
         schedule, warmup_epochs, warmup_lr, min_lr, milestones, decay_rate: for timm's schedulers, stepped at every
             optimizer step; the warm-up is part of ``epochs``.
@@ -73,6 +73,7 @@ class Recipe:
     optimizer: str = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.05
+    decay_biases: bool = False
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -117,6 +118,8 @@ class Recipe:
             raise ConfigError(f"batch_size {self.batch_size} does not divide into accumulate={self.accumulate} parts")
         if self.warmup_epochs >= self.epochs and self.schedule == "cosine":
             raise ConfigError(f"warmup_epochs {self.warmup_epochs} leaves nothing of epochs {self.epochs}")
+        if self.decay_biases and self.layer_decay is not None:
+            raise ConfigError("decay_biases and layer_decay cannot be combined")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ConfigError(f"milestones must rise, got {self.milestones}")
         if "step" in self.schedule and not self.milestones:
