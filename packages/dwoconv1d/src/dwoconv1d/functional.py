@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import ops, reference
+from ._common.autograd import autocast
 from ._common.checks import DTYPES, floating_tensor, positive_int, positive_pair, same_device, same_dtype
 
 
@@ -94,7 +95,7 @@ def oriented_conv1d_at(
         floating_tensor("bias", bias, "(C,)")
         if bias.shape[0] != channels:
             raise ValueError(f"bias has {bias.shape[0]} entries but weight has {channels} rows: one entry per channel.")
-    x, weight, bias = ops.autocast(x, weight, bias)
+    x, weight, bias = autocast(x, weight, bias)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None:
             same_device(name, tensor, "x", x)

@@ -13,10 +13,10 @@ from math import prod
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from . import reference
+from ._common.autograd import call, register
 from ._common.backends import Backends
 
 SCHEMAS = {
@@ -36,20 +36,6 @@ backends = Backends("dwoconv1d", SCHEMAS, KERNELS)
 _forward = torch.ops.dwoconv1d.oriented_conv1d.default
 _grad_input = torch.ops.dwoconv1d.oriented_conv1d_grad_input.default
 _grad_weight = torch.ops.dwoconv1d.oriented_conv1d_grad_weight.default
-_functions: dict[object, type[torch.autograd.Function]] = {}  # the same ops for torch.func, filled by _register
-
-
-def _call(op, *args):
-    """Calls an op, under torch.func and forward mode as an `autograd.Function`.
-
-    The autograd that torch registers for an op knows neither: it raises a riddle under torch.func.grad and drops
-    tangents of forward mode without a word. An `autograd.Function` serves the first and refuses the second.
-    """
-    if torch.compiler.is_compiling():
-        return op(*args)
-    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
-        return _functions[op].apply(*args)
-    return op(*args)
 
 
 def oriented_conv1d(
@@ -61,20 +47,7 @@ def oriented_conv1d(
     residual: bool,
 ) -> Tensor:  # (N, C, ceil(H / stride), ceil(W / stride))
     """Runs the op."""
-    return _call(_forward, x, weight, offsets, bias, *stride, residual)
-
-
-def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The arguments of the op in autocast's dtype where autocast is on, as for `conv2d`; float64 stays float64."""
-    device = x.device.type
-    if device == "meta" or not torch.is_autocast_enabled(device):  # there is no autocast for meta tensors to ask about
-        return x, weight, bias
-    dtype = torch.get_autocast_dtype(device)
-
-    def cast(t: Tensor) -> Tensor:
-        return t if t.dtype == torch.float64 else t.to(dtype)
-
-    return cast(x), cast(weight), None if bias is None else cast(bias)
+    return call(_forward, x, weight, offsets, bias, *stride, residual)
 
 
 def _layout(t: Tensor) -> torch.memory_format:
@@ -113,10 +86,10 @@ def _forward_backward(ctx, grad):
     grad = grad.contiguous(memory_format=ctx.layout)
     grad_x = grad_weight = grad_bias = None
     if needs[0]:
-        grad_x = _call(_grad_input, grad, weight, offsets, *ctx.size, *ctx.stride, ctx.residual)
+        grad_x = call(_grad_input, grad, weight, offsets, *ctx.size, *ctx.stride, ctx.residual)
         grad_x = grad_x.contiguous(memory_format=ctx.layout)  # a gradient of one pixel shows no layout
     if needs[1]:
-        grad_weight, grad_bias = _call(_grad_weight, grad, x, offsets, *ctx.stride)
+        grad_weight, grad_bias = call(_grad_weight, grad, x, offsets, *ctx.stride)
     elif needs[3]:
         grad_bias = grad.sum((0, 2, 3))
     return grad_x, grad_weight, None, grad_bias if needs[3] else None, None, None, None
@@ -133,8 +106,8 @@ def _grad_input_setup(ctx, inputs, output):
 def _grad_input_backward(ctx, image):
     (grad, weight, offsets), needs = ctx.saved_tensors, ctx.needs_input_grad
     image = image.contiguous(memory_format=ctx.layout)
-    grad_grad = _call(_forward, image, weight, offsets, None, *ctx.stride, ctx.residual) if needs[0] else None
-    grad_weight = _call(_grad_weight, grad, image, offsets, *ctx.stride)[0] if needs[1] else None
+    grad_grad = call(_forward, image, weight, offsets, None, *ctx.stride, ctx.residual) if needs[0] else None
+    grad_weight = call(_grad_weight, grad, image, offsets, *ctx.stride)[0] if needs[1] else None
     return grad_grad, grad_weight, *[None] * 6
 
 
@@ -146,8 +119,8 @@ def _grad_weight_setup(ctx, inputs, output):
 
 def _grad_weight_backward(ctx, weight, bias):
     (grad, x, offsets), needs = ctx.saved_tensors, ctx.needs_input_grad
-    grad_grad = _call(_forward, x, weight, offsets, bias, *ctx.stride, False) if needs[0] else None
-    grad_x = _call(_grad_input, grad, weight, offsets, *ctx.size, *ctx.stride, False) if needs[1] else None
+    grad_grad = call(_forward, x, weight, offsets, bias, *ctx.stride, False) if needs[0] else None
+    grad_x = call(_grad_input, grad, weight, offsets, *ctx.size, *ctx.stride, False) if needs[1] else None
     return grad_grad, grad_x, None, None, None
 
 
@@ -161,7 +134,7 @@ def _vmap_rule(op, names: tuple[str, ...]):
 
     def into_batch(size, in_dims, tensors, rest):
         tensors = [t if dim is None else t.movedim(dim, 0).flatten(0, 1) for t, dim in zip(tensors, in_dims)]
-        return _call(op, *tensors, *rest).unflatten(0, (size, -1)), 0
+        return call(op, *tensors, *rest).unflatten(0, (size, -1)), 0
 
     def into_channels(size, in_dims, tensors, rest):
         folded = []
@@ -171,7 +144,7 @@ def _vmap_rule(op, names: tuple[str, ...]):
                 shape = (*t.shape[:at], size, *t.shape[at:])
                 t = (t.unsqueeze(at).expand(shape) if dim is None else t.movedim(dim, at)).flatten(at, at + 1)
             folded.append(t)
-        out = _call(op, *folded, *rest)
+        out = call(op, *folded, *rest)
         if isinstance(out, tuple):  # gradients of weight and bias
             return tuple(t.unflatten(0, (size, -1)) for t in out), (0, 0)
         return out.unflatten(1, (size, -1)), 1
@@ -185,29 +158,9 @@ def _vmap_rule(op, names: tuple[str, ...]):
     return rule
 
 
-def _refuse_forward_mode(ctx, *tangents):
-    raise NotImplementedError(
-        "dwoconv1d has no forward-mode derivative: use reverse mode, such as torch.func.vjp or jacrev."
-    )
-
-
-def _register(op, setup, backward, names: tuple[str, ...]) -> None:
-    rule = _vmap_rule(op, names)
-    torch.library.register_autograd(op, backward, setup_context=setup)
-    torch.library.register_vmap(op, rule)
-    methods = {
-        "forward": staticmethod(lambda *args: op(*args)),
-        "setup_context": staticmethod(setup),
-        "backward": staticmethod(backward),
-        "vmap": staticmethod(rule),
-        "jvp": staticmethod(_refuse_forward_mode),
-    }
-    _functions[op] = type(op.name().rpartition(":")[2], (torch.autograd.Function,), methods)
-
-
-_register(_forward, _forward_setup, _forward_backward, ("x", "weight", "offsets", "bias"))
-_register(_grad_input, _grad_input_setup, _grad_input_backward, ("grad", "weight", "offsets"))
-_register(_grad_weight, _grad_weight_setup, _grad_weight_backward, ("grad", "x", "offsets"))
+register(_forward, _forward_setup, _forward_backward, _vmap_rule(_forward, ("x", "weight", "offsets", "bias")))
+register(_grad_input, _grad_input_setup, _grad_input_backward, _vmap_rule(_grad_input, ("grad", "weight", "offsets")))
+register(_grad_weight, _grad_weight_setup, _grad_weight_backward, _vmap_rule(_grad_weight, ("grad", "x", "offsets")))
 
 
 # What `torch.utils.flop_counter` counts, from shapes: a multiplication and an addition per tap and output pixel, taps

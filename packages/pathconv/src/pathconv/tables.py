@@ -1,0 +1,90 @@
+"""`PathTables`: paths as the ops read them, made once per value, size and device."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+
+class PathTables(NamedTuple):
+    """P paths over an image as int32 permutations (P, L), L = height * width, on one device.
+
+    Modules keep the two tensors as buffers, so that they move with the module and appear in exported programs.
+    """
+
+    index: Tensor  # index[p, l]: the pixel row * width + column at position l of path p
+    inverse: Tensor  # inverse[p, q]: the position of pixel q in path p
+    height: int
+    width: int
+
+
+def path_tables(
+    paths: Any,
+    height: int,
+    width: int,
+    device: torch.device | str | None = None,
+) -> PathTables:
+    """The tables of `paths`, anything that the functions of this package take, over an image of this size.
+
+    Tables given are returned as they are. The rest is kept: a call with equal values costs a look-up.
+
+    Raises:
+        TypeError: `paths` is no name, configuration, `PathSet` or tensor.
+        ValueError: no such preset, or paths that do not visit each pixel of this size once.
+
+    Example:
+        >>> path_tables("r", 2, 2).index
+        tensor([[1, 0, 3, 2]], dtype=torch.int32)
+    """
+    if isinstance(paths, PathTables):
+        return paths
+    where = torch.device("cpu" if device is None else device)
+    if not isinstance(paths, Tensor):
+        return _of_value(tuple(paths) if isinstance(paths, list) else paths, height, width, where)
+    known = _of_tensors.setdefault(paths, {})
+    key = (0 if paths.is_inference() else paths._version, height, width, where)
+    if key not in known:
+        known.clear()  # of an older version, or of a device left behind
+        known[key] = _make(paths, height, width, where)
+    return known[key]
+
+
+def image_size(length: int, paths: Any, height: int | None, width: int | None) -> tuple[int, int]:
+    """Height and width of the image that sequences of this length come from, as far as they are not given.
+
+    Raises:
+        ValueError: one of them given alone, or no way to know them.
+    """
+    if (height is None) != (width is None):
+        raise ValueError(f"height and width go together, but they are {height} and {width}.")
+    if height is not None and width is not None:
+        return height, width
+    if hasattr(paths, "height") and hasattr(paths, "width"):
+        return paths.height, paths.width
+    if isinstance(paths, Tensor) and paths.shape[-1] == 2 and paths.numel() > 0:
+        rows, columns = (paths.reshape(-1, 2).amax(0) + 1).tolist()
+        return rows, columns
+    side = math.isqrt(length)
+    if side * side != length:
+        raise ValueError(f"y has {length} positions, which is no square: pass height and width of the image.")
+    return side, side
+
+
+_of_tensors: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+@functools.lru_cache(maxsize=64)
+def _of_value(paths: Any, height: int, width: int, device: torch.device) -> PathTables:
+    return _make(paths, height, width, device)
+
+
+def _make(paths: Any, height: int, width: int, device: torch.device) -> PathTables:
+    from .paths import inverse, resolve, to_index
+
+    index = to_index(resolve(paths, height, width), width)
+    return PathTables(index.to(device), inverse(index).to(device), height, width)
