@@ -143,6 +143,7 @@ def reproduce(session: nox.Session) -> None:
     """Run the papers' experiments, then print their numbers beside the papers'."""
     packages, rest = arguments(session)
     scripts = sorted(file for name in packages for file in ROOT.glob(f"experiments/{name}/[!_]*.py"))
+    scripts = [script for script in scripts if not script.stem.startswith("prepare_")]  # those make data sets ready
     chosen = []
     while rest and not rest[0].startswith("-"):
         name = rest.pop(0)

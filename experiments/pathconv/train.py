@@ -5,8 +5,8 @@
     torchrun --nproc-per-node=4 experiments/pathconv/train.py --dataset in64 --path g --model b --data /data/imagenet-64
 
 Flags and short names are those of the authors' script; the defaults are the paper's recipe (its table 8), which theirs
-are not. Where the two part or ours differs, it is said at the line. The accuracy reported is that of the last epoch. (The
-authors kept the best epoch by test accuracy.)
+are not. Where the two part or ours differs, it is said at the line. The accuracy reported is that of the last epoch.
+(The authors kept the best epoch by test accuracy.)
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def smoke_recipe(model: str, path: str) -> Recipe:
 
 
 def card(ran: Recipe, *, dataset: str, model: str, path: str) -> dict[str, Any]:
-    """What the report says beside our numbers; the paper's stand beside what the paper trained, and its narrow stand-in."""
+    """What the report says beside our numbers: the paper's, for the networks it trained and their narrow stand-ins."""
     column = list(TITLES).index(dataset)
     planned = smoke_recipe(model, path) if ran.smoke else recipe(dataset, model, path)
     unchanged = (ran.model, ran.model_kwargs) == (planned.model, planned.model_kwargs)
