@@ -2,7 +2,8 @@
 
     python -> packages/<p>/src/<p>/_common      native -> packages/<p>/csrc/common      build -> packages/<p>/_build
 
-Each package stands alone and nothing is edited twice: the first line of a copy says where to edit.
+Each package stands alone and nothing is edited twice: the first line of a copy says where to edit. The tools of
+`convert.py` go to the packages that have one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ def copies() -> dict[Path, str]:
         }
         for kind, target in targets.items():
             for source in sorted(path for path in (COMMON / kind).glob("*") if path.suffix in {".py", ".h", ".cuh"}):
+                if source.name == "convert.py" and not (target.parent / source.name).exists():
+                    continue
                 mark = "#" if source.suffix == ".py" else "//"
                 texts[target / source.name] = f"{mark} edit in shared/common/{kind}/{source.name}\n{source.read_text()}"
     return texts
