@@ -1,0 +1,399 @@
+"""Layers around `functional`, and the block of the paper's networks (sections 4.1 to 4.3).
+
+Sequences are (N, C, L). Every layer takes any memory layout; `PathConvBlock` works on (N, L, C) in memory, where a layer
+norm over the channels and a convolution of kernel size 1 are the library's own, and returns its result so.
+
+Names of parameters are those of the authors, so that their checkpoints load.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import functional
+from ._common.checks import positive_int, positive_pair
+from .functional import PathTables, depthwise_conv1d, path_tables
+
+LAYER_NORM_EPS = 1e-6
+
+
+class Traverse(nn.Module):
+    """Reads images along paths: see :func:`pathconv.traverse`.
+
+    The paths are saved with the module as rows and columns, `paths`, int32 (P, L, 2). They are no weights: loading a
+    state dict of other paths is an error, as the sequences would mean other pixels.
+
+    Args:
+        paths: the name of a preset, a `PathSet`, `PathConfig`s, or a tensor of rows and columns.
+        image_size: of the images, an integer or (height, width); needed unless `paths` is a `PathSet` or a tensor.
+
+    Raises:
+        TypeError, ValueError: as `traverse` does, or `image_size` is missing.
+
+    Example:
+        >>> Traverse("g", 32)(torch.randn(1, 3, 32, 32)).shape
+        torch.Size([1, 9, 1024])
+    """
+
+    paths: Tensor  # int32 (P, L, 2)
+    index: Tensor  # int32 (P, L)
+    inverse: Tensor  # int32 (P, L)
+
+    def __init__(
+        self, paths: Any, image_size: int | tuple[int, int] | None = None, *, device: torch.device | str | None = None
+    ) -> None:
+        super().__init__()
+        self.source = paths if isinstance(paths, str) else None  # the name of the preset
+        # Kept beside the buffers: `reset_parameters` needs them after a start on the meta device.
+        self._tables = tables_of(paths, image_size)
+        self.image_size = self._tables.height, self._tables.width
+        self.num_paths, self.length = self._tables.index.shape
+        self.register_buffer("paths", torch.empty(self.num_paths, self.length, 2, dtype=torch.int32, device=device))
+        self.register_buffer("index", torch.empty_like(self.paths[..., 0]), persistent=False)
+        self.register_buffer("inverse", torch.empty_like(self.index), persistent=False)
+        self._reset_paths()
+
+    def _reset_paths(self) -> None:
+        index = self._tables.index
+        self.paths.copy_(torch.stack((index // self.image_size[1], index % self.image_size[1]), -1))
+        self.index.copy_(index)
+        self.inverse.copy_(self._tables.inverse)
+
+    def reset_parameters(self) -> None:
+        """Brings back the paths of the constructor."""
+        self._reset_paths()
+
+    @property
+    def tables(self) -> PathTables:
+        """The paths as the functions of this package take them, on this module's device."""
+        return PathTables(self.index, self.inverse, *self.image_size)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, P * C, L)
+        return functional.traverse(x, self.tables)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        found, errors = state_dict.get(f"{prefix}paths"), rest[-1]
+        if isinstance(found, Tensor) and found.shape == self.paths.shape and not found.is_meta:
+            pixels = found[..., 0].long() * self.image_size[1] + found[..., 1]
+            if not torch.equal(pixels.cpu(), self._tables.index.long()):
+                errors.append(f"{prefix}paths: the state dict reads other paths than this module: make it with those.")
+                return
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if self.index.device != self.paths.device:  # assigned into a module on the meta device
+            self.index, self.inverse = (torch.empty_like(self.paths[..., 0]) for _ in range(2))
+            self._reset_paths()
+
+    def extra_repr(self) -> str:
+        return f"{self.num_paths} paths, {self.image_size[0]}x{self.image_size[1]}"
+
+
+class TraverseConv1d(Traverse):
+    """The traversal and a convolution of kernel size 1: see :func:`pathconv.traverse_conv1d`.
+
+    Args:
+        paths: as in `Traverse`.
+        in_channels: C of the images; the convolution sees P * C.
+        out_channels: D.
+        image_size: as in `Traverse`.
+        bias: learns one number per output channel to be added.
+        channels_last: the output lies as (N, L, D) in memory; by default where the images are channels_last.
+
+    Example:
+        >>> TraverseConv1d("g", 3, 48, 32)(torch.randn(1, 3, 32, 32)).shape
+        torch.Size([1, 48, 1024])
+    """
+
+    def __init__(
+        self,
+        paths: Any,
+        in_channels: int,
+        out_channels: int,
+        image_size: int | tuple[int, int] | None = None,
+        *,
+        bias: bool = True,
+        channels_last: bool | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(paths, image_size, device=device)
+        self.in_channels = positive_int("in_channels", in_channels)
+        self.out_channels = positive_int("out_channels", out_channels)
+        self.channels_last = channels_last
+        shape = (out_channels, self.num_paths * in_channels, 1)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws weight and bias as `nn.Conv1d` does, and brings back the paths of the constructor."""
+        _reset_as_conv(self.weight, self.bias)
+        self._reset_paths()
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, D, L)
+        return functional.traverse_conv1d(x, self.tables, self.weight, self.bias, channels_last=self.channels_last)
+
+    def extra_repr(self) -> str:
+        text = f"{super().extra_repr()}, {self.in_channels}, {self.out_channels}"
+        text += "" if self.bias is not None else ", bias=False"
+        return text if self.channels_last is None else f"{text}, channels_last={self.channels_last}"
+
+
+class DepthwiseConv1d(nn.Module):
+    """Depthwise 1D convolution: see :func:`pathconv.depthwise_conv1d`.
+
+    Weights are those of `nn.Conv1d(channels, multiplier * channels, kernel_size, groups=channels, ...)`.
+
+    Args:
+        channels: C of the input.
+        kernel_size: K.
+        multiplier: M, outputs per channel.
+        stride: step along the sequence.
+        padding: zeros at each end; by default K // 2, which keeps the length for an odd K.
+        bias: learns one number per output channel to be added.
+
+    Example:
+        >>> DepthwiseConv1d(48, 9, multiplier=2, stride=2)(torch.randn(1, 48, 1024)).shape
+        torch.Size([1, 96, 512])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        *,
+        multiplier: int = 1,
+        stride: int = 1,
+        padding: int | None = None,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels, self.kernel_size = positive_int("channels", channels), positive_int("kernel_size", kernel_size)
+        self.multiplier, self.stride = positive_int("multiplier", multiplier), positive_int("stride", stride)
+        self.padding = kernel_size // 2 if padding is None else padding
+        out = channels * multiplier
+        self.weight = nn.Parameter(torch.empty(out, 1, kernel_size, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws weight and bias as `nn.Conv1d` does."""
+        _reset_as_conv(self.weight, self.bias)
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:  # (N, C, L) -> (N, M * C, L')
+        """The convolution of `x`; with `scale` (N, C) that of `scale[..., None] * x`, without forming that product."""
+        weight = self.weight.flatten(1)
+        if scale is not None:
+            weight = scale.repeat_interleave(self.multiplier, 1)[..., None] * weight
+        return depthwise_conv1d(x, weight, self.bias, stride=self.stride, padding=self.padding)
+
+    def extra_repr(self) -> str:
+        text = f"{self.channels}, {self.kernel_size}"
+        defaults = {"multiplier": 1, "stride": 1, "padding": self.kernel_size // 2}
+        values = {name: getattr(self, name) for name in defaults}
+        text += "".join(f", {name}={value}" for name, value in values.items() if value != defaults[name])
+        return text if self.bias is not None else f"{text}, bias=False"
+
+
+class PathAwareECA(nn.Module):
+    """Path-aware channel attention (section 4.2): one number in (0, 1) per sample and channel.
+
+    The channels are P groups of G. With m the means over the sequence, (N, P, G), the weights of a group are
+
+        e[n, p] = sigmoid(combine([conv_k1(m[n, p]), conv_k2(m[n, p])])),   zero padding, own kernels per group
+        f[n]    = sigmoid(linear(gelu(linear(layer_norm(mean_g e[n, p])))))
+
+    and the result is x[n, (p, g), l] * e[n, p, g] * f[n, p]. (The paper multiplies f by the mean of e instead; this is
+    what the authors' code does.) t = int(|log2(G) / 2 + 1 / 2|), k1 is t if that is odd, else t + 1, and
+    k2 = 2 k1 - 1. Both convolutions and `combine` are linear, so here they are one convolution with P groups.
+
+    With one path the layer norm sees one number, so f is a constant that depends on no input, as in the original.
+
+    Args:
+        channels: a multiple of `num_paths`.
+        num_paths: P.
+
+    Raises:
+        ValueError: `channels` is no multiple of `num_paths`.
+
+    Example:
+        >>> PathAwareECA(48, 3)(torch.randn(2, 48, 1024)).shape
+        torch.Size([2, 48, 1024])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_paths: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels, self.num_paths = positive_int("channels", channels), positive_int("num_paths", num_paths)
+        if channels % num_paths:
+            raise ValueError(
+                f"num_paths must divide the channels, but there are {num_paths} paths and {channels} channels."
+            )
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.kernel_sizes = kernel_sizes(channels // num_paths)
+        self.path_convs = nn.ModuleList(
+            nn.ModuleList(nn.Conv1d(1, 1, k, padding=k // 2, bias=False, **dd) for k in self.kernel_sizes)
+            for _ in range(num_paths)
+        )
+        self.cross_path_mlp = nn.Sequential(
+            nn.LayerNorm(num_paths, **dd),
+            nn.Linear(num_paths, 2 * num_paths, **dd),
+            nn.GELU(),
+            nn.Linear(2 * num_paths, num_paths, **dd),
+            nn.Sigmoid(),
+        )
+        self.combine = nn.Conv1d(2, 1, 1, **dd)
+
+    def kernel(self) -> Tensor:  # (P, 1, k2)
+        """The two convolutions of each group and `combine`, as one kernel per group."""
+        short, long = (torch.cat([pair[which].weight for pair in self.path_convs]) for which in (0, 1))
+        margin = (long.shape[2] - short.shape[2]) // 2
+        first, second = self.combine.weight.unbind(1)
+        return first * F.pad(short, (margin, margin)) + second * long
+
+    def weights(self, x: Tensor) -> Tensor:  # (N, C, L) -> (N, C)
+        """The attention e * f, by which `forward` multiplies."""
+        mean = x.mean(2).unflatten(1, (self.num_paths, -1))
+        kernel, bias = self.kernel(), self.combine.bias.expand(self.num_paths)
+        inner = F.conv1d(mean, kernel, bias, padding=kernel.shape[2] // 2, groups=self.num_paths).sigmoid()
+        outer = self.cross_path_mlp(inner.mean(2))
+        return (inner * outer[..., None]).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, L)
+        return x * self.weights(x)[..., None]
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, {self.num_paths}"
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of (N, C, L), position by position; the result lies as (N, L, C) in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mT).mT
+
+
+class PointwiseConv1d(nn.Conv1d):
+    """`nn.Conv1d` of kernel size 1 as a matrix product on (N, L, C) memory, in which the result lies too."""
+
+    def __init__(self, in_channels: int, out_channels: int, **kwargs: Any) -> None:
+        super().__init__(in_channels, out_channels, 1, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, in_channels, L) -> (N, out_channels, L)
+        return F.linear(x.mT, self.weight.flatten(1), self.bias).mT
+
+
+class PathConvBlock(nn.Module):
+    """Residual block (figure 7): attention, depthwise convolution, inverted bottleneck.
+
+        y = x + attn(x)                                          section 4.2
+        z = conv_1(gelu(norm(conv_1(norm(conv_9(y))))))          d -> d -> 4 d -> d channels
+        out = x + drop_path(scaling * z)                         the residual is x, not y
+
+    conv_9 is depthwise, so it takes 1 + attention as a factor of its kernels, and y is never stored.
+
+    Args:
+        dim: d, a multiple of `num_paths`.
+        num_paths: groups of the attention.
+        drop_path: probability that a sample skips the block in training.
+        layer_scale_init_value: of `scaling`.
+
+    Raises:
+        ValueError: `dim` is no multiple of `num_paths`, or `drop_path` is no probability below 1.
+
+    Example:
+        >>> PathConvBlock(48, 3)(torch.randn(2, 48, 1024)).shape
+        torch.Size([2, 48, 1024])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_paths: int,
+        drop_path: float = 0.0,
+        *,
+        layer_scale_init_value: float = 1e-6,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path must be at least 0 and below 1, but it is {drop_path}.")
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.drop_path, self.layer_scale_init_value = float(drop_path), layer_scale_init_value
+        self.attn = PathAwareECA(dim, num_paths, **dd)
+        self.dwconv = nn.Sequential(DepthwiseConv1d(dim, 9, **dd), ChannelNorm(dim, eps=LAYER_NORM_EPS, **dd))
+        self.invBot = nn.Sequential(
+            PointwiseConv1d(dim, 4 * dim, **dd),
+            ChannelNorm(4 * dim, eps=LAYER_NORM_EPS, **dd),
+            nn.GELU(),
+            PointwiseConv1d(4 * dim, dim, **dd),
+        )
+        self.scaling = nn.Parameter(torch.full((dim,), layer_scale_init_value, **dd))
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, dim, L)
+        conv, norm = self.dwconv
+        z = self.invBot(norm(conv(x, 1 + self.attn.weights(x))))
+        scale = self.scaling[:, None]
+        if self.drop_path and self.training:
+            keep = 1 - self.drop_path
+            scale = scale * z.new_empty(len(z), 1, 1).bernoulli_(keep).div_(keep)
+        return torch.addcmul(x, z, scale)
+
+    def extra_repr(self) -> str:
+        return f"drop_path={self.drop_path:g}" if self.drop_path else ""
+
+
+def kernel_sizes(group: int) -> tuple[int, int]:
+    """k1 and k2 of `PathAwareECA` for G channels per path.
+
+    Example:
+        >>> [kernel_sizes(g) for g in (4, 16, 128)]
+        [(1, 1), (3, 5), (5, 9)]
+    """
+    size = int(abs(math.log2(group) / 2 + 0.5))
+    size += size % 2 == 0
+    return size, 2 * size - 1
+
+
+def tables_of(paths: Any, image_size: int | tuple[int, int] | None = None) -> PathTables:
+    """The tables of `paths` on the CPU; tensors, tables and `PathSet`s know the size of their images.
+
+    Raises:
+        TypeError, ValueError: as `path_tables`, or `image_size` is missing.
+    """
+    if image_size is not None:
+        height, width = positive_pair("image_size", image_size)
+    elif hasattr(paths, "height"):
+        height, width = paths.height, paths.width
+    elif isinstance(paths, Tensor) and paths.numel() > 0 and paths.shape[-1] == 2:
+        height, width = (paths.reshape(-1, 2).amax(0) + 1).tolist()
+    else:
+        raise ValueError(f"image_size is missing: the paths {paths!r} exist for images of many sizes.")
+    with torch.device("cpu"):
+        tables = path_tables(paths, height, width, "cpu")
+    if (tables.height, tables.width) != (height, width):
+        raise ValueError(
+            f"paths cover {tables.height} x {tables.width} pixels but image_size is {height} x {width}: make paths "
+            "for that size."
+        )
+    return tables._replace(index=tables.index.cpu(), inverse=tables.inverse.cpu())
+
+
+def _reset_as_conv(weight: Tensor, bias: Tensor | None) -> None:
+    bound = 1 / math.sqrt(weight[0].numel())
+    nn.init.uniform_(weight, -bound, bound)
+    if bias is not None:
+        nn.init.uniform_(bias, -bound, bound)
