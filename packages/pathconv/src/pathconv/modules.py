@@ -188,9 +188,9 @@ class DepthwiseConv1d(nn.Module):
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:  # (N, C, L) -> (N, M * C, L')
         """The convolution of `x`; with `scale` (N, C) that of `scale[..., None] * x`, without forming that product."""
-        weight = self.weight.flatten(1)
-        if scale is not None:
-            weight = scale.repeat_interleave(self.multiplier, 1)[..., None] * weight
+        weight = self.weight
+        if scale is not None:  # kernels per sample, (N, C, 1) * (C, M, K)
+            weight = (scale[..., None, None] * weight.view(self.channels, self.multiplier, -1)).flatten(1, 2)
         return depthwise_conv1d(x, weight, self.bias, stride=self.stride, padding=self.padding)
 
     def extra_repr(self) -> str:

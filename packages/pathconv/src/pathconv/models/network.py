@@ -264,8 +264,13 @@ class PathConvNet(nn.Module):
         """Patterns by which timm's layer-wise learning-rate decay orders the parameters: by stage, or by block."""
         stem = r"^(?:stem|posEmbedding)"
         if coarse:
-            return {"stem": stem, "blocks": r"^stage\.(\d+)|^downsample\.(\d+)"}
-        return {"stem": stem, "blocks": [(r"^downsample\.(\d+)", (0,)), (r"^stage\.(\d+)\.(\d+)", None), (r"^norm", (99999,))]}
+            return {"stem": stem, "blocks": r"^(?:stage|downsample)\.(\d+)"}
+        by_block = [
+            (r"^stage\.(\d+)\.(\d+)", None),
+            (r"^downsample\.(\d+)", (999,)),  # behind the blocks of its stage
+            (r"^norm", (99999,)),
+        ]
+        return {"stem": stem, "blocks": by_block}
 
     def _embed(self, x: Tensor) -> Tensor:
         x = self.stem(x, self.pathSampling)

@@ -1,0 +1,491 @@
+"""The paper's networks: sizes as published, timm's interface, layouts, and what a training loop does to a model."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import io
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+timm = pytest.importorskip("timm")
+
+from timm.optim import param_groups_layer_decay  # noqa: E402
+
+from pathconv import paths  # noqa: E402
+from pathconv.models import LowResolutionResNet, PathConvNet, WideResNet  # noqa: E402
+from pathconv.modules import PathAwareECA, PathConvBlock, kernel_sizes  # noqa: E402
+from pathconv.paths import PathConfig, PathSet  # noqa: E402
+
+# Parameters for 1, 3 and 6 paths by (network, image size, classes): the authors' code.
+COUNTS = {
+    ("pathconv_s", 32, 10): (3_233_762, 3_234_526, 3_236_098),
+    ("pathconv_s", 32, 100): (3_268_412, 3_269_176, 3_270_748),
+    ("pathconv_s", 32, 1000): (3_614_912, 3_615_676, 3_617_248),
+    ("pathconv_s", 64, 10): (3_381_218, 3_381_982, 3_383_554),
+    ("pathconv_s", 64, 1000): (3_762_368, 3_763_132, 3_764_704),
+    ("pathconv_b", 32, 10): (7_344_126, 7_345_084, 7_347_040),
+    ("pathconv_b", 32, 100): (7_387_416, 7_388_374, 7_390_330),
+    ("pathconv_b", 32, 1000): (7_820_316, 7_821_274, 7_823_230),
+    ("pathconv_b", 64, 10): (7_528_446, 7_529_404, 7_531_360),
+    ("pathconv_b", 64, 1000): (8_004_636, 8_005_594, 8_007_550),
+}
+ENTRIES = {"pathconv_s": (192, 224, 272), "pathconv_b": (234, 274, 334)}  # of the state dict
+ATTENTION = {"pathconv_s": (184, 660, 1_800), "pathconv_b": (236, 834, 2_250)}  # parameters
+# FLOPs of convolutions and linear layers, with each path's two attention convolutions and their mix counted apart.
+FLOPS = {
+    ("pathconv_s", 32, 10): (1_143_620_800, 1_144_206_528, 1_145_083_776),
+    ("pathconv_s", 32, 1000): (1_144_381_120, 1_144_966_848, 1_145_844_096),
+    ("pathconv_s", 64, 1000): (4_575_092_416, 4_577_447_616, 4_580_979_072),
+    ("pathconv_b", 32, 10): (2_493_444_080, 2_494_173_360, 2_495_264_160),
+    ("pathconv_b", 32, 1000): (2_494_394_480, 2_495_123_760, 2_496_214_560),
+    ("pathconv_b", 64, 1000): (9_974_468_720, 9_977_409_840, 9_981_818_400),
+}
+BASELINES = {  # parameters and FLOPs by (network, image size, classes)
+    ("resnet18_lowres", 32, 10): (11_173_962, 1_110_845_440),
+    ("resnet18_lowres", 64, 1000): (11_681_832, 4_444_364_800),
+    ("resnet50_lowres", 32, 10): (23_520_842, 2_595_659_776),
+    ("resnet50_lowres", 64, 1000): (25_549_352, 10_386_571_264),
+    ("wrn_40_2", 32, 10): (2_246_474, 711_821_824),
+    ("wrn_40_2", 64, 1000): (9_327_400, 3_833_450_496),
+    ("wrn_40_5", 32, 10): (13_982_810, 4_404_910_336),
+    ("wrn_40_5", 64, 1000): (57_242_680, 23_781_279_744),
+}
+SETS = {1: "og", 3: "g", 6: "mg"}
+SMALL = {"depths": (2, 1, 1), "dims": (12, 24, 48), "num_classes": 5}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def small(name: str = "pathconv_s", **kwargs) -> nn.Module:
+    """A narrow network with every layer at work: random layer scales instead of 1e-6."""
+    model = timm.create_model(name, **{**SMALL, **kwargs})
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith("scaling"):
+                parameter.uniform_(0.5, 1.5)
+    return model
+
+
+def images(height: int = 32, width: int = 32, batch: int = 2, channels: int = 3) -> torch.Tensor:
+    return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def flops(model: nn.Module, size: int) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, 3, size, size, device="meta"))
+    return counter.get_total_flops()
+
+
+# As published.
+
+
+@pytest.mark.parametrize("num_paths", SETS)
+@pytest.mark.parametrize("key", COUNTS, ids=str)
+def test_parameters_are_those_of_the_paper(key, num_paths):
+    name, size, classes = key
+    model = timm.create_model(name, img_size=size, path=SETS[num_paths], num_classes=classes, device="meta")
+    which = list(SETS).index(num_paths)
+    assert parameter_count(model) == COUNTS[key][which]
+    assert len(model.state_dict()) == ENTRIES[name][which]
+    assert sum(parameter_count(m) for m in model.modules() if isinstance(m, PathAwareECA)) == ATTENTION[name][which]
+
+
+@pytest.mark.parametrize("num_paths", SETS)
+@pytest.mark.parametrize("key", FLOPS, ids=str)
+def test_flops_are_those_of_the_paper(key, num_paths):
+    """But for the attention's convolutions: a channel takes 2 (k1 + k2) and 2 * 2 for the mix there, 2 k2 here."""
+    name, size, classes = key
+    model = timm.create_model(name, img_size=size, path=SETS[num_paths], num_classes=classes, device="meta")
+    saved = 0
+    for module in model.modules():
+        if isinstance(module, PathAwareECA):
+            saved += 2 * module.channels * (kernel_sizes(module.channels // num_paths)[0] + 2)
+    assert flops(model, size) + saved == FLOPS[key][list(SETS).index(num_paths)]
+
+
+@pytest.mark.parametrize("key", BASELINES, ids=str)
+def test_baselines_are_those_of_the_paper(key):
+    name, size, classes = key
+    options = {"img_size": size} if name.startswith("wrn") else {}
+    model = timm.create_model(name, num_classes=classes, device="meta", **options)
+    assert (parameter_count(model), flops(model, size)) == BASELINES[key]
+
+
+def test_stochastic_depth_is_that_of_the_paper():
+    rates = [m.drop_path for m in timm.create_model("pathconv_b", device="meta").modules() if type(m) is PathConvBlock]
+    assert rates == pytest.approx([0.1 * i / 9 for i in range(10)])
+
+
+def test_names_are_those_of_the_authors():
+    layers = ["stem.conv1", "stem.conv2.0", "stem.conv2.1", "norm", "head"]
+    layers += [f"downsample.{index}.{part}" for index in (0, 1) for part in (0, 1)]
+    blocks = [f"stage.{stage}.{block}" for stage, depth in enumerate(SMALL["depths"]) for block in range(depth)]
+    parts = ["dwconv.0", "dwconv.1", "invBot.0", "invBot.1", "invBot.3", "attn.combine"]
+    parts += [f"attn.cross_path_mlp.{index}" for index in (0, 1, 3)]
+    layers += [f"{block}.{part}" for block in blocks for part in parts]
+    expected = {f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias")}
+    expected |= {f"{block}.attn.path_convs.{path}.{i}.weight" for block in blocks for path in range(3) for i in (0, 1)}
+    expected |= {f"{block}.scaling" for block in blocks} | {"posEmbedding", "pathSampling.paths"}
+    assert set(small().state_dict()) == expected
+
+
+def test_starts_as_the_authors_networks_do():
+    model = timm.create_model("pathconv_s", num_classes=100)
+    state = model.state_dict()
+    assert (state["stage.3.1.scaling"] == 1e-6).all() and state["posEmbedding"].std() == pytest.approx(1, abs=0.02)
+    conv, linear = state["stage.3.0.invBot.0.weight"], state["head.weight"]  # He's by fan in; Glorot's
+    assert conv.std() == pytest.approx((2 / 384) ** 0.5, rel=0.02)
+    assert state["stage.3.0.dwconv.0.weight"].std() == pytest.approx((2 / 9) ** 0.5, rel=0.05)
+    assert linear.std() == pytest.approx((2 / 484) ** 0.5, rel=0.02)
+    assert (state["stage.3.0.invBot.0.bias"] == 0).all() and (state["stem.conv1.bias"] == 0).all()
+    assert (state["head.bias"] == 0.01).all() and (state["stage.0.0.attn.cross_path_mlp.1.bias"] == 0.01).all()
+    assert (state["stage.0.0.attn.combine.bias"] == 0).all() and (state["norm.weight"] == 1).all()
+    model.reset_classifier(10)
+    assert (model.head.bias == 0.01).all()
+
+
+# Paths and sizes.
+
+
+@pytest.mark.parametrize(
+    "size, path",
+    [
+        (32, name) for name in ("r", "og", "g", "mg", "oz", "z", "mz")
+    ] + [
+        (64, "z"),
+        (28, "og"),
+        ((9, 14), "r"),
+        (1, "r"),
+        ((5, 6), PathConfig("serpentine")),
+        (8, (PathConfig("hilbert"), PathConfig("hilbert", rotation=90))),
+        (8, PathSet.of([PathConfig("zorder"), PathConfig("raster"), PathConfig("hilbert")], 8, 8)),
+        ((6, 9), paths.generate(6, 9, "hilbert")),
+        ((6, 9), paths.generate(6, 9, "hilbert")[None]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_any_path_and_size(size, path):
+    model = small(img_size=size, path=path)
+    height, width = (size, size) if isinstance(size, int) else size
+    x = images(height, width).requires_grad_()
+    y = model(x)
+    y.square().sum().backward()
+    assert y.shape == (2, 5) and x.grad.isfinite().all() and x.grad.abs().sum() > 0
+    assert [out.shape[2] for out in model.forward_intermediates(x)[1]] == [
+        -(-height * width // 2**index) for index in range(3)
+    ]
+
+
+def test_path_changes_the_network_only_through_the_order_of_pixels():
+    model, x = small(path="og").eval(), images()
+    other = small(path="r").eval()
+    other.load_state_dict({**model.state_dict(), "pathSampling.paths": other.pathSampling.paths})
+    moved = torch.empty_like(x)
+    hilbert, raster = (paths.preset(name, 32, 32)[0] for name in ("og", "r"))
+    moved[:, :, raster[:, 0], raster[:, 1]] = x[:, :, hilbert[:, 0], hilbert[:, 1]]
+    assert torch.equal(other(moved), model(x)) and not torch.allclose(other(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "arguments, error, says",
+    [
+        ({"path": [PathConfig("raster")] * 5}, ValueError, "5 paths do not divide the channels of the stages, 12, 24, 48"),
+        ({"path": "nonsense"}, ValueError, "nonsense"),
+        ({"img_size": 28}, ValueError, "28"),
+        ({"img_size": 28, "path": PathSet.of([PathConfig("raster")], 32, 32)}, ValueError, "28 x 28"),
+        ({"img_size": 0}, ValueError, "image_size must be at least 1"),
+        ({"depths": (1, 1)}, ValueError, "equally long, got 2 and 3"),
+        ({"dims": (12, 24, 36)}, ValueError, r"multiple of the one before, got \(12, 24, 36\)"),
+        ({"global_pool": "max"}, ValueError, "global_pool must be"),
+        ({"drop_path_rate": 1.0}, ValueError, "drop_path must be"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(arguments, error, says):
+    with pytest.raises(error, match=says):
+        PathConvNet(**{**SMALL, **arguments})
+
+
+def test_five_paths_divide_the_large_network_and_not_the_small_one():
+    five = [PathConfig("hilbert", 5, (index, 0)) for index in range(5)]
+    assert timm.create_model("pathconv_b", path=five, device="meta").pathSampling.num_paths == 5
+    with pytest.raises(ValueError, match="5 paths do not divide the channels of the stages, 48, 96, 192, 384"):
+        timm.create_model("pathconv_s", path=five, device="meta")
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 16, 16), (2, 3, 32, 31), (2, 1, 32, 32), (3, 32, 32), (2, 32, 32, 3)])
+def test_images_that_do_not_fit_are_refused(shape):
+    with pytest.raises(ValueError, match=r"x has|x must have shape") as caught:
+        small()(torch.zeros(shape))
+    assert "\n" not in str(caught.value)
+
+
+# timm's interface.
+
+
+def test_every_parameter_learns():
+    model = small()
+    model(images()).square().sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+def test_entry_points():
+    names = {"pathconv_s", "pathconv_b", "resnet18_lowres", "resnet50_lowres", "wrn_40_2", "wrn_40_5"}
+    assert names <= set(timm.list_models(module="pathconv"))
+    for name in names:
+        model = timm.create_model(name, device="meta")
+        cfg = model.default_cfg
+        assert cfg["architecture"] == name and model.num_classes == 1000
+        assert isinstance(model.get_submodule(cfg["first_conv"]), (nn.Conv1d, nn.Conv2d))
+        assert model.get_classifier() is model.get_submodule(cfg["classifier"])
+        with pytest.raises(RuntimeError, match="No pretrained weights"):
+            timm.create_model(name, pretrained=True)
+    assert timm.create_model("pathconv_s", device="meta").pathSampling.image_size == (32, 32)
+
+
+def test_features_only():
+    x = images()
+    backbone = small(features_only=True)
+    assert [tuple(out.shape[1:]) for out in backbone(x)] == [(12, 1024), (24, 512), (48, 256)]
+    assert backbone.feature_info.channels() == [12, 24, 48]
+    assert backbone.feature_info.reduction() == [1, 2, 4]
+    two = small(features_only=True, out_indices=(0, -2))
+    outputs = two(x)
+    assert [out.shape[1] for out in outputs] == [12, 24] and two.feature_info.channels() == [12, 24]
+    assert len(two.model.stage) == 2 and len(two.model.downsample) == 1
+    sum(out.square().sum() for out in outputs).backward()
+    assert all(parameter.grad is not None for parameter in two.parameters())
+
+
+def test_intermediates_agree_with_the_forward_pass():
+    model, x = small().eval(), images()
+    features = model.forward_features(x)
+    last, outputs = model.forward_intermediates(x)
+    assert torch.equal(last, features) and torch.equal(outputs[-1], features) and len(outputs) == 3
+    (normed,) = model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
+    assert torch.equal(normed.mT, model.norm(features.mT))
+    first = model.forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True, output_fmt="NLC")
+    assert torch.equal(first[0].mT, outputs[0])
+    with pytest.raises(ValueError, match="output_fmt must be 'NCL' or 'NLC', got 'NCHW': features are sequences"):
+        model.forward_intermediates(x, output_fmt="NCHW")
+
+
+def test_classifier_can_be_replaced():
+    model, x = small().eval(), images()
+    features = model.forward_head(model.forward_features(x), pre_logits=True)
+    assert features.shape == (2, 48) and model.get_classifier().out_features == 5
+    assert torch.allclose(features, model.norm(model.forward_features(x).mean(2)))
+    model.reset_classifier(7)
+    assert model(x).shape == (2, 7) and model.num_classes == 7
+    model.reset_classifier(0)
+    assert torch.equal(model(x), features)
+    model.reset_classifier(3, "")
+    assert model(x).shape == (2, 3, 256)
+    with pytest.raises(ValueError, match="global_pool"):
+        model.reset_classifier(3, "max")
+    assert small(in_chans=1)(images(channels=1)).shape == (2, 5)
+
+
+def test_checkpointing_changes_nothing_but_memory():
+    model, x = small(drop_path_rate=0.0), images()
+    model(x).square().sum().backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    model.set_grad_checkpointing()
+    model(x).square().sum().backward()
+    assert all(torch.equal(parameter.grad, grad) for parameter, grad in zip(model.parameters(), expected))
+
+
+def test_layer_decay_orders_the_network():
+    model = small()
+    groups = param_groups_layer_decay(model, 0.05, model.no_weight_decay(), layer_decay=0.5)
+    scale = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    assert len(scale) == len(list(model.parameters()))
+    order = ["stem.conv1", "stage.0.0.invBot.0", "stage.0.1.invBot.0", "downsample.0.0", "head"]
+    scales = [scale[id(model.get_parameter(f"{name}.weight"))] for name in order]
+    assert scales == sorted(set(scales))
+    assert scale[id(model.posEmbedding)] == scales[0]
+    assert scale[id(model.stage[1][0].invBot[0].weight)] > scales[3]
+    assert model.group_matcher(coarse=True)["stem"]
+
+
+# Numbers, layouts and copies.
+
+
+class Copies(TorchDispatchMode):
+    """Collects the names of operations that move data without computing anything."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in ("clone", "copy_", "contiguous", "_to_copy"):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_layouts_agree_and_blocks_copy_nothing():
+    model, x = small().eval(), images()
+    assert torch.allclose(model(x.contiguous(memory_format=torch.channels_last)), model(x), atol=1e-5)
+    with torch.no_grad():
+        sequence = model._embed(x)
+        with Copies() as copies:
+            out = model.downsample[0](model.stage[0](sequence))
+    assert copies.found == [] and sequence.mT.is_contiguous() and out.mT.is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_and_half_precision(dtype):
+    model, x = small().eval(), images()
+    expected = model(x)
+    with torch.autocast("cpu", dtype):
+        assert torch.allclose(model(x).float(), expected, atol=0.1)
+    half = copy.deepcopy(model).to(dtype)
+    assert torch.allclose(half(x.to(dtype)).float(), expected, atol=0.1)
+
+
+def test_compiles_without_graph_breaks():
+    model, x = small(), images()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(torch.compile(model.eval(), fullgraph=True, backend="aot_eager")(x), model(x), atol=1e-5)
+    model.train()
+    compiled(x).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_exports_with_a_batch_of_any_size():
+    model, x = small().eval(), images()
+    exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)).module()
+    for batch in (1, 5):
+        more = images(batch=batch)
+        assert torch.allclose(exported(more), model(more), atol=1e-5)
+
+
+def test_copies_and_files_keep_the_network():
+    model, x = small().eval(), images()
+    expected = model(x)
+    assert torch.equal(copy.deepcopy(model)(x), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), expected)
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    other = small().eval()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other(x), expected)
+
+
+def test_dtype_reaches_every_parameter():
+    model = small(dtype=torch.float64)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+    model.reset_classifier(3)
+    assert model(images().double()).dtype == torch.float64
+
+
+def test_start_on_the_meta_device():
+    model = timm.create_model("pathconv_s", device="meta", **SMALL).to_empty(device="cpu")
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor.detach().fill_(7)
+    model.reset_parameters()
+    fresh = timm.create_model("pathconv_s", **SMALL)
+    for (name, tensor), other in zip(model.state_dict().items(), fresh.state_dict().values()):
+        assert tensor.equal(other) or (tensor != 7).all(), name
+    torch.testing.assert_close(model.pathSampling.index, fresh.pathSampling.index)
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(model.eval()(images()), fresh.eval()(images()))
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_batches_of_none_and_one(batch):
+    assert small()(images(batch=batch)).shape == (batch, 5)
+
+
+def as_published(order: torch.Tensor, **kwargs) -> nn.Module:
+    file = Path(__file__).parents[1] / "benchmarks" / "_as_published.py"
+    spec = importlib.util.spec_from_file_location("_as_published", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.AsPublished(paths=order, **{**SMALL, **kwargs})
+
+
+@pytest.mark.parametrize("path", ["og", "g"])
+def test_rival_of_the_benchmark_is_the_same_network(path):
+    """The same loss and gradients in training, drop paths included."""
+    x, target = images(batch=8), torch.arange(8) % 5
+    ours, theirs = small(path=path, drop_path_rate=0.5), as_published(paths.preset(path, 32, 32), drop_path_rate=0.5)
+    theirs.load_state_dict(ours.state_dict())
+    losses = []
+    for model in (ours.double(), theirs.double()):
+        torch.manual_seed(3)
+        losses.append(F.cross_entropy(model(x.double()), target))
+        losses[-1].backward()
+    assert torch.allclose(*losses, rtol=1e-9)
+    wanted = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        assert torch.allclose(parameter.grad, wanted[name].grad, rtol=1e-6, atol=1e-9), name
+
+
+# The networks compared with.
+
+
+def test_low_resolution_residual_network():
+    model = timm.create_model("resnet18_lowres", layers=(1, 1, 1, 1), num_classes=10, in_chans=1, features_only=True)
+    outputs = model(images(32, 32, channels=1))
+    assert [out.shape[2] for out in outputs] == [32, 32, 16, 8, 4]
+    assert model.feature_info.reduction() == [1, 1, 2, 4, 8]
+    model = timm.create_model("resnet18_lowres", num_classes=10)
+    assert isinstance(model, LowResolutionResNet) and model(images()).shape == (2, 10)
+    assert model.conv1.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1)
+    assert timm.create_model("resnet18", num_classes=10).conv1.kernel_size == (7, 7)
+
+
+def test_wide_residual_network():
+    model = WideResNet(10, 1, num_classes=4).eval()
+    x = images()
+    block = model.stages[1][0]
+    maps = model.stages[0](model.conv1(x))
+    y = block.conv1(F.relu(block.bn1(maps)))
+    assert torch.allclose(block(maps), block.conv2(F.relu(block.bn2(y))) + block.shortcut(maps), atol=1e-5)
+    assert block.conv1.stride == (1, 1) and block.conv2.stride == block.shortcut.stride == (2, 2)
+    assert model.bn1.momentum == 0.9 and block.dropout.p == 0.3 and isinstance(model.stages[0][0].shortcut, nn.Identity)
+    assert [len(WideResNet(16, 1, img_size=size).stages) for size in (32, 63, 64, (64, 80))] == [3, 3, 4, 4]
+    features = model.forward_features(x)
+    assert features.shape == (2, 64, 8, 8)
+    assert torch.equal(model.fc(features.mean((2, 3))), model(x))
+    model.reset_classifier(0)
+    assert model(x).shape == (2, 64)
+    with pytest.raises(ValueError, match="global_pool"):
+        model.reset_classifier(3, "max")
+    for depth in (4, 41):
+        with pytest.raises(ValueError, match=f"depth must be 4 more than a multiple of 6, but it is {depth}"):
+            WideResNet(depth)
+
+
+def test_without_timm_the_package_works_and_models_says_what_is_missing():
+    script = (
+        "import sys; sys.modules['timm'] = None\n"
+        "import pathconv, pathconv.checkpoints, pathconv.modules\n"
+        "try:\n    import pathconv.models\nexcept ModuleNotFoundError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (
+        "pathconv.models needs timm, which is not installed: run `pip install pathconv[models]`"
+    )
