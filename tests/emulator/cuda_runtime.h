@@ -174,6 +174,7 @@ T swap_with(T value, unsigned lane) {
 
 }  // namespace emulator
 
+[[noreturn]] inline void __trap() { emulator::fail("a kernel gave up"); }
 inline void __syncthreads() { emulator::pause(emulator::State::at_block); }
 inline void __syncwarp(unsigned = 0xffffffffu) { emulator::pause(emulator::State::at_warp); }
 

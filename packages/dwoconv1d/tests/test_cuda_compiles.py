@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from dwoconv1d import cupy_backend, ops
+from dwoconv1d._common.device_code import C_TYPES
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
 NVCC = shutil.which(
@@ -20,7 +21,7 @@ NVCC = shutil.which(
 )
 KERNELS = [
     f"dwoconv1d::{kernel}"
-    for t in cupy_backend.C_TYPES.values()
+    for t in C_TYPES.values()
     for kernel in (
         *(f"gather<{t}, {layout}>" for layout in ("false", "true")),
         *(f"reduce<{t}, {layout}, {taps}>" for layout in ("false", "true") for taps in (8, 32)),
@@ -43,7 +44,7 @@ def test_nvrtc_compiles_every_kernel(arch):
     library, program = nvrtc(), ctypes.c_void_p()
     assert (
         library.nvrtcCreateProgram(
-            ctypes.byref(program), cupy_backend.source().encode(), b"dwoconv1d.cu", 0, None, None
+            ctypes.byref(program), cupy_backend.CODE.source().encode(), b"dwoconv1d.cu", 0, None, None
         )
         == 0
     )
@@ -84,7 +85,7 @@ def test_nvcc_compiles_without_spilling(arch, tmp_path):
 
 
 def test_device_sources_include_no_host_header():
-    assert not re.findall(r"#include <.*>", cupy_backend.source())
+    assert not re.findall(r"#include <.*>", cupy_backend.CODE.source())
     assert "torch" not in (CSRC / "cuda/oriented_conv1d_kernel.cu").read_text().replace("No torch header", "")
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from dwoconv1d import cupy_backend, reference, tap_offsets
+from dwoconv1d._common import device_code
 
 PACKAGE = Path(__file__).resolve().parents[1]
 EMULATOR = PACKAGE.parents[1] / "tests/emulator/__init__.py"
@@ -60,7 +61,7 @@ def kernels(library, monkeypatch):
 
     monkeypatch.setattr(cupy_backend, "_empty", empty)
     monkeypatch.setattr(cupy_backend, "_launch", launch)
-    monkeypatch.setattr(cupy_backend, "_shared_limit", lambda device: SHARED)
+    monkeypatch.setattr(cupy_backend, "shared_limit", lambda device: SHARED)
     yield cupy_backend
     library.set_order(0)
     library.set_shared_limit(SHARED)
@@ -157,7 +158,7 @@ def test_agrees_with_the_reference(kernels, case, layout, dtype):
 def test_agrees_where_shared_memory_is_short(kernels, library, monkeypatch, size, dilation, stride, layout, dtype):
     """Tiles are cut into bands of rows, and where the halo alone is too large, taps come in several rounds."""
     library.set_shared_limit(24000)
-    monkeypatch.setattr(cupy_backend, "_shared_limit", lambda device: 24000)
+    monkeypatch.setattr(cupy_backend, "shared_limit", lambda device: 24000)
     check(*run(kernels, (1, 9, *size), lines(9, 9, dilation), dtype, layout, stride), dtype)
 
 
@@ -238,7 +239,7 @@ def test_refuses_what_an_int_cannot_count(shape):
 def test_params_go_to_cupy_by_value():
     pytest.importorskip("numpy")
     p = cupy_backend.Params(batch=3, splits=7)
-    argument = cupy_backend._by_value(p)
+    argument = device_code.by_value(p)
     assert argument.size == 1 and argument.tobytes() == bytes(p)  # CuPy refuses arrays of more
 
 

@@ -7,31 +7,22 @@ The functions have the ops' signatures. `Params` and `plan` say again, in Python
 from __future__ import annotations
 
 import ctypes
-import functools
-import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._common.device_code import C_TYPES, DeviceCode, shared_limit
 from .reference import channels_last
 
-SOURCES = Path(__file__).parent / "_csrc"
 THREADS = 256
+CODE = DeviceCode(Path(__file__).parent / "_csrc", "cuda/oriented_conv1d_kernel.cuh", "dwoconv1d", THREADS)
 WARPS = THREADS // 32
 HEAD_BYTES = 320
 MAX_SHARED = 96 * 1024
-DEFAULT_SHARED = 48 * 1024  # a block gets this much without asking
 BLOCKS_WANTED = 2048
 MAX_LISTED = 128
 MAX_SIDE = 1 << 29
-C_TYPES = {
-    torch.float32: "float",
-    torch.float64: "double",
-    torch.float16: "leanconv::Half",
-    torch.bfloat16: "leanconv::BFloat16",
-}
 
 
 class Params(ctypes.Structure):
@@ -104,7 +95,7 @@ def oriented_conv1d_grad_weight(
         p = _params(
             x, grad, offsets, grad.shape[2:], (stride_h, stride_w), grad_weight=grad_weight, grad_bias=grad_bias
         )
-        plan(p, x.element_size(), True, _shared_limit(x.device))
+        plan(p, x.element_size(), True, shared_limit(x.device))
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         partial = torch.empty(p.splits * channels * (taps + 1), dtype=wide, device=x.device)
         p.partial = partial.data_ptr()
@@ -115,7 +106,7 @@ def oriented_conv1d_grad_weight(
     return grad_weight, grad_bias
 
 
-def plan(p: Params, bytes_: int, weight_sums: bool, shared_limit: int) -> None:
+def plan(p: Params, bytes_: int, weight_sums: bool, limit: int) -> None:
     """Chooses tiles, shared memory and splits: `make_plan` in C++."""
     sum_bytes, group = max(bytes_, 4), _channels_per_block(p, bytes_)
     side = 32 if group > 1 else 64
@@ -133,29 +124,13 @@ def plan(p: Params, bytes_: int, weight_sums: bool, shared_limit: int) -> None:
     )
     tile = p.tile_n * (pixels + (128 if group > 1 else 0)) * group * bytes_
     warp_sums = WARPS * (p.list_taps + 1) * group * sum_bytes if weight_sums else 0
-    p.shared_bytes = before_tile + max(min(tile, min(shared_limit, MAX_SHARED) - before_tile), warp_sums)
+    p.shared_bytes = before_tile + max(min(tile, min(limit, MAX_SHARED) - before_tile), warp_sums)
     groups = max(-(-p.channels // group), 1)
     p.splits = max(min(BLOCKS_WANTED // groups, _units(p), 256), 1)
 
 
-def source() -> str:
-    """The device code in one piece: CuPy's cache of compiled kernels does not look into included files."""
-    seen = set()
-
-    def include(match: re.Match) -> str:
-        if match[1] in seen:
-            return ""
-        seen.add(match[1])
-        return expand((SOURCES / match[1]).read_text())
-
-    def expand(text: str) -> str:
-        return re.sub(r'^#include "(.*)"$', include, text.replace("#pragma once", ""), flags=re.MULTILINE)
-
-    return expand('#include "cuda/oriented_conv1d_kernel.cuh"')
-
-
 def _gather(p: Params, like: Tensor) -> None:
-    plan(p, like.element_size(), False, _shared_limit(like.device))
+    plan(p, like.element_size(), False, shared_limit(like.device))
     blocks = _units(p) * -(-p.channels // _channels_per_block(p, like.element_size()))
     _launch(f"gather<{C_TYPES[like.dtype]}, {_bool(_reads_channels(p))}>", p, blocks, p.shared_bytes, like.device)
 
@@ -225,35 +200,5 @@ def _bool(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _shared_limit(device: torch.device) -> int:
-    """Bytes of shared memory that a block may ask for."""
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin  # type: ignore[attr-defined]
-
-
-@functools.cache
-def _kernel(name: str) -> Any:
-    """A compiled kernel; CuPy keeps it per GPU, and on disk for the next process."""
-    import cupy
-
-    name = f"dwoconv1d::{name}"
-    return cupy.RawModule(code=source(), options=("-std=c++17",), name_expressions=(name,)).get_function(name)
-
-
-def _by_value(p: Params) -> Any:
-    """The struct as CuPy passes structs: a NumPy array of one element."""
-    import numpy
-
-    return numpy.frombuffer(bytearray(p), dtype=numpy.dtype((numpy.void, ctypes.sizeof(p))))
-
-
 def _launch(name: str, p: Params, blocks: int, shared_bytes: int, device: torch.device) -> None:
-    """Queues a kernel on torch's current stream."""
-    import cupy
-
-    stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index)
-    with cupy.cuda.Device(device.index), stream:
-        kernel = _kernel(name)
-        if shared_bytes > DEFAULT_SHARED:
-            # Not what this launch needs: another thread could set less before it.
-            kernel.max_dynamic_shared_size_bytes = _shared_limit(device)
-        kernel((blocks,), (THREADS,), (_by_value(p),), shared_mem=shared_bytes)
+    CODE.launch(name, p, blocks, shared_bytes, device)
