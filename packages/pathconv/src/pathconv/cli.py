@@ -1,0 +1,256 @@
+"""`python -m pathconv`: backends, drawings, measures and searches; results on stdout, messages on stderr.
+
+Exit code 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .curves import CURVES, PathConfig
+from .locality import Locality, locality, raster_distances
+from .path_set import PathSet
+from .presets import PRESETS, preset_set
+
+_PATHS = """
+PATH is a preset ({presets}),
+a curve ({curves}),
+a window of a curve with pad, row, column and rotation, such as hilbert:24,14,1,180,
+or a file of a path set, such as `search` writes. Several are taken together.
+"""
+_INTERRUPTED = 130  # as shells report a program ended by Ctrl-C
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        for line in args.run(args):
+            sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"{str(stop) or 'interrupted'}\n")
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        if args.traceback:
+            raise
+        sys.stderr.write(f"pathconv: {error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m pathconv", description="Paths over images; without a command, what can run the ops here and why."
+    )
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    parser.set_defaults(run=_backends)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    text: dict[str, Any] = {
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "epilog": _PATHS.format(presets=" ".join(PRESETS), curves=" ".join(CURVES)),
+    }
+
+    command = commands.add_parser("draw", help="draw paths: PNG, SVG, PDF or an animated GIF", **text)
+    command.add_argument("paths", nargs="+", metavar="PATH", help="see below")
+    _add_size(command)
+    command.add_argument(
+        "--show",
+        default="path",
+        choices=("path", "better", "distance", "window", "coverage"),
+        help="the path (default), which pixels are better than in the raster, the distance of each pixel's neighbours "
+        "over the raster's, the window in its larger grid, or how many paths are better at each pixel",
+    )
+    command.add_argument("--columns", type=_positive, metavar="N", help="drawings per row")
+    command.add_argument("--seconds", type=float, default=6.0, help="how long a GIF takes for the way (default: 6)")
+    command.add_argument(
+        "-o", "--out", type=Path, metavar="FILE", help="where to; .gif is animated (default: named after the paths)"
+    )
+    command.set_defaults(run=_draw)
+
+    command = commands.add_parser(
+        "locality", help="how near neighbours stay along paths, against the raster: table 1 of the paper", **text
+    )
+    command.add_argument("paths", nargs="*", metavar="PATH", help="see below (default: table 1)")
+    _add_size(command)
+    command.set_defaults(run=_locality)
+
+    command = commands.add_parser("search", help="find the cheapest set of shifted paths that loses no pixel")
+    command.add_argument("curve", choices=("hilbert", "zorder"))
+    _add_size(command)
+    command.add_argument(
+        "--solver",
+        default="exact",
+        choices=("greedy", "rounding", "exact"),
+        help="greedy and (randomised) rounding are the paper's; exact (default) proves its optimum or prints its bound",
+    )
+    command.add_argument(
+        "--max-pad", type=int, metavar="N", help="largest pad of Hilbert windows (default: the paper's)"
+    )
+    command.add_argument(
+        "--diagonal-windows",
+        action="store_true",
+        help="also windows at |row - column| <= 1, which the paper leaves out",
+    )
+    command.add_argument("--seed", type=int, default=0, help="of rounding (default: 0)")
+    command.add_argument("--rounds", type=_positive, default=30, help="of rounding (default: 30)")
+    command.add_argument(
+        "--time-limit", type=float, metavar="SECONDS", help="stop exact then, with the best set so far"
+    )
+    command.add_argument("--resume", type=Path, metavar="FILE", help="keep the state of exact here, and go on from it")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    command.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the set as JSON")
+    command.set_defaults(run=_search)
+    return parser
+
+
+def _add_size(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--size", type=_positive, nargs="+", metavar="N", help="side of the image, or height and width (default: 32)"
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but it is {value}")
+    return value
+
+
+def _size(args: argparse.Namespace) -> tuple[int, int]:
+    size = args.size or [32]
+    if len(size) > 2:
+        raise ValueError(f"--size takes one or two numbers here, but there are {len(size)}.")
+    return size[0], size[-1]
+
+
+def _paths(args: argparse.Namespace) -> PathSet:
+    """The set of all that was named, over images of one size."""
+    sets, size = [], _size(args) if args.size else None
+    for name in args.paths:
+        if name.endswith(".json"):
+            sets.append(PathSet.load(name))
+            size = size or (sets[-1].height, sets[-1].width)
+    height, width = size or (32, 32)
+    for known in sets:
+        if (known.height, known.width) != (height, width):
+            raise ValueError(f"a file's set is for {known.height} x {known.width} pixels, not for {height} x {width}.")
+    configs: list[PathConfig] = []
+    for name in args.paths:
+        if name.endswith(".json"):
+            configs += sets.pop(0).configs
+        elif name in PRESETS:
+            configs += preset_set(name, height, width).configs
+        else:
+            configs.append(_config(name))
+    return PathSet.of(configs, height, width)
+
+
+def _config(text: str) -> PathConfig:
+    curve, _, window = text.partition(":")
+    if curve not in CURVES:
+        raise ValueError(f"{text!r} is no preset, no curve and no .json file; --help says what there is.")
+    if not window:
+        return PathConfig(curve)
+    try:
+        pad, row, column, rotation = map(int, window.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} must be {curve}:pad,row,column,rotation, such as {curve}:24,14,1,180.") from None
+    return PathConfig(curve, pad, (row, column), rotation)
+
+
+def _backends(args: argparse.Namespace) -> list[str]:
+    from . import __version__, ops
+
+    return [f"pathconv {__version__}", *(f"{name:12} {value}" for name, value in ops.backends.info().items())]
+
+
+def _draw(args: argparse.Namespace) -> list[str]:
+    from .plot import animate, draw
+
+    paths = _paths(args)
+    names = [Path(path).stem if path.endswith(".json") else path.replace("*", "star") for path in args.paths]
+    name = re.sub(r"[^\w.-]+", "-", "_".join(names if args.show == "path" else [*names, args.show]))
+    file = args.out or Path(f"{name}_{paths.height}x{paths.width}.png")
+    if file.suffix == ".gif":
+        animate(paths, file, seconds=args.seconds, columns=args.columns)
+    else:
+        draw(paths, show=args.show, columns=args.columns).savefig(file)
+    return [str(file)]
+
+
+def _locality(args: argparse.Namespace) -> list[str]:
+    if not args.paths:
+        return _table_1(args.size or [8, 16, 32, 64, 128, 256])
+    paths = _paths(args)
+    return _measures(paths, locality(paths, paths.height, paths.width))
+
+
+def _table_1(sides: Sequence[int]) -> list[str]:
+    """Locality of the curves themselves; the paper truncates its percentages."""
+    head = f"{'size':>9} {'raster':>13}"
+    lines = [
+        head + "".join(f" | {curve:>13} {'better':>7} {'tied':>5} {'P_sd':>8}" for curve in ("Hilbert", "Z-order"))
+    ]
+    for side in sides:
+        line = f"{f'{side} x {side}':>9} {int(raster_distances(side, side).sum()):>13,}"
+        for curve in ("hilbert", "zorder"):
+            measured = locality(PathConfig(curve), side, side)
+            line += f" | {int(measured.total):>13,} {int(measured.better):>7,} {int(measured.tied):>5} "
+            line += f"{measured.share.item():>8.3%}"
+        lines.append(line)
+    return lines
+
+
+def _measures(paths: PathSet, measured: Locality) -> list[str]:
+    names = [str(config) for config in paths.configs]
+    wide = max(map(len, [*names, "raster"]))
+    whole = f"{paths.height} x {paths.width}"
+    lines = [f"{whole:{wide}} {'total':>13} {'better':>7} {'tied':>6} {'worse':>7} {'P_sd':>8}"]
+    lines.append(f"{'raster':{wide}} {int(measured.raster.sum()):>13,}")
+    rows = zip(names, measured.total, measured.better, measured.tied, measured.sacrificed, measured.share)
+    for name, total, better, tied, lost, share in rows:
+        numbers = f"{int(total):>13,} {int(better):>7,} {int(tied):>6,} {int(lost - tied):>7,}"
+        lines.append(f"{name:{wide}} {numbers} {float(share):>8.3%}")
+    union = int(measured.union.sum())
+    numbers = f"{measured.cost:>13,} {union:>7,} {'':>6} {measured.raster.numel() - union:>7,}"
+    return [*lines, f"{'all':{wide}} {numbers} {measured.coverage:>8.3%}"]
+
+
+def _search(args: argparse.Namespace) -> list[str]:
+    from . import search
+
+    height, width = _size(args)
+    options = {"diagonal_windows": args.diagonal_windows}
+    if args.max_pad is not None:
+        options["max_pad"] = args.max_pad
+    universe = search.candidates(height, width, args.curve, **options)
+    if args.solver == "greedy":
+        found = search.greedy(height, width, args.curve, universe=universe)
+    elif args.solver == "rounding":
+        found = search.randomized_rounding(
+            height, width, args.curve, universe=universe, rounds=args.rounds, seed=args.seed
+        )
+    else:
+        found = search.exact(
+            height,
+            width,
+            args.curve,
+            universe=universe,
+            time_limit=args.time_limit,
+            resume=args.resume,
+            progress=not args.quiet,
+        )
+    if args.out:
+        found.save(args.out)
+    verdict = "the optimum, proven" if found.proven else f"no set costs less than {found.bound:,.0f}"
+    return [*_measures(found, locality(found, height, width)), f"cost {found.cost:,}: {verdict}"]
