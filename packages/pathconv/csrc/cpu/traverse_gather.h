@@ -1,0 +1,237 @@
+// Gathers along paths and their sums, for one level. Included once by each traverse_level_*.cpp, after its target
+// pragma.
+#pragma once
+
+#include "cpu/traverse_job.h"
+#include "cpu/vector.h"
+
+namespace pathconv::traversal {
+namespace {
+
+// One cache line of elements source[index[0]], source[index[1]], ... to `out`.
+template <class T>
+inline void copy_line(const T* source, const int32_t* index, T* out, bool) {
+  for (int64_t i = 0; i < static_cast<int64_t>(64 / sizeof(T)); ++i) out[i] = source[index[i]];
+}
+
+// Numbers source[index[0]], ..., widened, one per lane.
+template <class T>
+inline auto read(const T* source, const int32_t* index) {
+  using A = typename AccumulatorOf<T>::type;
+  Vector<A> v;
+  for (int64_t i = 0; i < kLanes<A>; ++i) v[i] = widen(source[index[i]]);
+  return v;
+}
+
+#if LEVEL_BYTES == 64
+inline __m512i read_bits(const float* source, const int32_t* index) {
+  return _mm512_i32gather_epi32(_mm512_loadu_si512(index), source, 4);
+}
+inline __m512i read_bits(const double* source, const int32_t* index) {
+  return _mm512_i32gather_epi64(_mm256_loadu_si256((const __m256i*)index), source, 8);
+}
+// Two bytes and the two behind them, which the conversion drops.
+inline __m256i read_bits(const uint16_t* source, const int32_t* index) {
+  return _mm512_cvtepi32_epi16(_mm512_i32gather_epi32(_mm512_loadu_si512(index), source, 2));
+}
+
+inline void put_line(void* out, __m512i line, bool stream) {
+  if (stream) {
+    _mm512_stream_si512((__m512i*)out, line);
+  } else {
+    _mm512_storeu_si512(out, line);
+  }
+}
+inline void copy_line(const float* source, const int32_t* index, float* out, bool stream) {
+  put_line(out, read_bits(source, index), stream);
+}
+inline void copy_line(const double* source, const int32_t* index, double* out, bool stream) {
+  put_line(out, read_bits(source, index), stream);
+}
+inline void copy_line(const uint16_t* source, const int32_t* index, uint16_t* out, bool stream) {
+  const __m512i low = _mm512_castsi256_si512(read_bits(source, index));
+  put_line(out, _mm512_inserti64x4(low, read_bits(source, index + 16), 1), stream);
+}
+
+inline FloatVector read(const float* source, const int32_t* index) { return (FloatVector)read_bits(source, index); }
+inline DoubleVector read(const double* source, const int32_t* index) { return (DoubleVector)read_bits(source, index); }
+inline FloatVector read(const Half* source, const int32_t* index) {
+  return (FloatVector)_mm512_cvtph_ps(read_bits((const uint16_t*)source, index));
+}
+inline FloatVector read(const BFloat16* source, const int32_t* index) {
+  return (FloatVector)_mm512_slli_epi32(_mm512_i32gather_epi32(_mm512_loadu_si512(index), source, 2), 16);
+}
+
+inline void put(float* out, FloatVector v, bool stream) { put_line(out, (__m512i)v, stream); }
+inline void put(double* out, DoubleVector v, bool stream) { put_line(out, (__m512i)v, stream); }
+#elif LEVEL_BYTES == 32
+inline void put_part(void* out, __m256i part, bool stream) {
+  if (stream) {
+    _mm256_stream_si256((__m256i*)out, part);
+  } else {
+    _mm256_storeu_si256((__m256i*)out, part);
+  }
+}
+inline FloatVector read(const float* source, const int32_t* index) {
+  return (FloatVector)_mm256_i32gather_ps(source, _mm256_loadu_si256((const __m256i*)index), 4);
+}
+inline DoubleVector read(const double* source, const int32_t* index) {
+  return (DoubleVector)_mm256_i32gather_pd(source, _mm_loadu_si128((const __m128i*)index), 8);
+}
+inline void put(float* out, FloatVector v, bool stream) { put_part(out, (__m256i)v, stream); }
+inline void put(double* out, DoubleVector v, bool stream) { put_part(out, (__m256i)v, stream); }
+
+template <class T>
+inline void copy_line_by_vectors(const T* source, const int32_t* index, T* out, bool stream) {
+  put(out, read(source, index), stream);
+  put(out + kLanes<T>, read(source, index + kLanes<T>), stream);
+}
+inline void copy_line(const float* source, const int32_t* index, float* out, bool stream) {
+  copy_line_by_vectors(source, index, out, stream);
+}
+inline void copy_line(const double* source, const int32_t* index, double* out, bool stream) {
+  copy_line_by_vectors(source, index, out, stream);
+}
+#endif
+
+template <class T, class V>
+inline void put(T* out, V v, bool) {
+  store(out, v);
+}
+
+inline void ask_for(const void* memory) { __builtin_prefetch(memory, 0, 3); }
+
+// What was written past the cache becomes visible to other threads.
+inline void finish_streaming() {
+#if LEVEL_BYTES > 16
+  _mm_sfence();
+#endif
+}
+
+template <class T>
+void gather_planes_of(const PlaneGather& job) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  const T* plane = static_cast<const T*>(job.plane);
+  const T* next = static_cast<const T*>(job.next);
+  T* out = static_cast<T*>(job.out);
+  int64_t l = 0;
+  for (; l + kLine <= job.length; l += kLine) {
+    if (next != nullptr) ask_for(next + l);
+    for (int64_t p = 0; p < job.paths; ++p)
+      copy_line(plane, job.index + p * job.length + l, out + p * job.out_path + l, job.stream);
+  }
+  for (int64_t p = 0; p < job.paths; ++p)
+    for (int64_t i = l; i < job.length; ++i) out[p * job.out_path + i] = plane[job.index[p * job.length + i]];
+  if (job.stream) finish_streaming();
+}
+
+void gather_planes(int64_t element, const PlaneGather& job) {
+  if (element == 8) return gather_planes_of<double>(job);
+  if (element == 4) return gather_planes_of<float>(job);
+  return gather_planes_of<uint16_t>(job);
+}
+
+// Copies between B and 2 * B bytes by two pieces of B bytes that may overlap.
+template <int B>
+struct TwoPieces {
+  static inline void copy(const char* in, char* out, int64_t bytes) {
+    char head[B], tail[B];
+    __builtin_memcpy(head, in, B);
+    __builtin_memcpy(tail, in + bytes - B, B);
+    __builtin_memcpy(out, head, B);
+    __builtin_memcpy(out + bytes - B, tail, B);
+  }
+};
+struct ManyPieces {
+  static inline void copy(const char* in, char* out, int64_t bytes) {
+    for (int64_t i = 0; i + 64 < bytes; i += 64) __builtin_memcpy(out + i, in + i, 64);
+    __builtin_memcpy(out + bytes - 64, in + bytes - 64, 64);
+  }
+};
+
+template <class Pieces>
+void gather_pixels_by(const PixelGather& job) {
+  const char* pixels = static_cast<const char*>(job.pixels);
+  char* out = static_cast<char*>(job.out);
+  for (int64_t l = 0; l < job.length; ++l)
+    for (int64_t p = 0; p < job.paths; ++p, out += job.bytes)
+      Pieces::copy(pixels + job.index[p * job.length + l] * job.pixel, out, job.bytes);
+}
+
+void gather_pixels(const PixelGather& job) {
+  if (job.bytes < 4) return gather_pixels_by<TwoPieces<2>>(job);
+  if (job.bytes < 8) return gather_pixels_by<TwoPieces<4>>(job);
+  if (job.bytes < 16) return gather_pixels_by<TwoPieces<8>>(job);
+  if (job.bytes < 32) return gather_pixels_by<TwoPieces<16>>(job);
+  if (job.bytes < 64) return gather_pixels_by<TwoPieces<32>>(job);
+  return gather_pixels_by<ManyPieces>(job);
+}
+
+template <class T, class O>
+void sum_planes_of(const PlaneSum& job) {
+  using A = typename AccumulatorOf<T>::type;
+  constexpr int64_t kLine = 64 / sizeof(T);
+  O* out = static_cast<O*>(job.out);
+  int64_t q = 0;
+  for (; q + kLanes<A> <= job.length; q += kLanes<A>) {
+    Vector<A> sum = read(static_cast<const T*>(job.planes[0]), job.inverse + q);
+    for (int64_t p = 1; p < job.paths; ++p)
+      sum += read(static_cast<const T*>(job.planes[p]), job.inverse + p * job.length + q);
+    if (job.next != 0 && q % kLine == 0)
+      for (int64_t p = 0; p < job.paths; ++p)
+        ask_for(static_cast<const char*>(job.planes[p]) + job.next + q * sizeof(T));
+    put(out + q, sum, job.stream);
+  }
+  for (; q < job.length; ++q) {
+    A sum = widen(static_cast<const T*>(job.planes[0])[job.inverse[q]]);
+    for (int64_t p = 1; p < job.paths; ++p)
+      sum += widen(static_cast<const T*>(job.planes[p])[job.inverse[p * job.length + q]]);
+    narrow(sum, out + q);
+  }
+  if (job.stream) finish_streaming();
+}
+
+template <class T, class O>
+void sum_pixels_of(const PixelSum& job) {
+  using A = typename AccumulatorOf<T>::type;
+  const T* positions = static_cast<const T*>(job.positions);
+  O* out = static_cast<O*>(job.out);
+  for (int64_t q = 0; q < job.length; ++q, out += job.pixel) {
+    for (int64_t c = 0; c < job.channels; c += kLanes<A>) {
+      const int64_t live = job.channels - c;
+      Vector<A> sum = load_up_to(positions + job.inverse[q] * job.position + c, live);
+      for (int64_t p = 1; p < job.paths; ++p)
+        sum += load_up_to(positions + job.inverse[p * job.length + q] * job.position + p * job.path + c, live);
+      store_up_to(out + c, sum, live);
+    }
+  }
+}
+
+// Sums stay in their dtype, or come from accumulators.
+template <class F>
+void by_dtypes(DType in, DType out, const F& f) {
+  switch (out) {
+    case DType::float32: return f(float(), float());
+    case DType::float64: return f(double(), double());
+    case DType::float16: return in == out ? f(Half(), Half()) : f(float(), Half());
+    case DType::bfloat16: return in == out ? f(BFloat16(), BFloat16()) : f(float(), BFloat16());
+  }
+}
+void sum_planes(DType in, DType out, const PlaneSum& job) {
+  by_dtypes(in, out, [&](auto from, auto to) { sum_planes_of<decltype(from), decltype(to)>(job); });
+}
+void sum_pixels(DType in, DType out, const PixelSum& job) {
+  by_dtypes(in, out, [&](auto from, auto to) { sum_pixels_of<decltype(from), decltype(to)>(job); });
+}
+
+bool inside(const int32_t* index, int64_t count, int64_t length) {
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t value = static_cast<uint32_t>(index[i]);  // a negative one becomes too large
+    largest = value > largest ? value : largest;
+  }
+  return count == 0 || static_cast<int64_t>(largest) < length;
+}
+
+}  // namespace
+}  // namespace pathconv::traversal

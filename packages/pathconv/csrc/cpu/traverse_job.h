@@ -1,0 +1,101 @@
+// What the dispatcher of the traversal hands to the kernels of one instruction-set level. No STL: these types live in
+// units compiled for newer processors.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/half.h"
+
+namespace pathconv::traversal {
+
+// Distances, in elements, between neighbours along each dimension of an image (N, C, H, W) or a sequence (N, C, L).
+struct ImageStrides {
+  int64_t n, c, h, w;
+};
+struct SequenceStrides {
+  int64_t n, c, l;
+};
+
+// A plane of pixels read along P paths at once, so that it is in the cache from the second path on.
+struct PlaneGather {
+  const void* plane;     // readable 64 bytes beyond its end
+  const int32_t* index;  // (P, length)
+  int64_t paths, length;
+  void* out;         // of path 0
+  int64_t out_path;  // elements from path to path
+  const void* next;  // the plane of a later task, to be asked for meanwhile
+  bool stream;       // past the cache: aligned rows of a result that is larger than it
+};
+
+// Pixels with their channels side by side; a position takes `bytes` of them per path.
+struct PixelGather {
+  const void* pixels;
+  int64_t pixel;         // bytes from pixel to pixel
+  const int32_t* index;  // (P, length)
+  int64_t paths, length, bytes;
+  void* out;  // (length, P, bytes)
+};
+
+// The sums that turn P gathered planes, or positions, back into one.
+struct PlaneSum {
+  const void* const* planes;  // P of them, each readable 64 bytes beyond its end
+  const int32_t* inverse;     // (P, length)
+  int64_t paths, length;
+  void* out;
+  int64_t next;  // bytes from these planes to those of a later task
+  bool stream;
+};
+struct PixelSum {
+  const void* positions;   // (length, P, channels)
+  int64_t position, path;  // elements from position to position, from path to path
+  const int32_t* inverse;  // (P, length)
+  int64_t paths, length, channels;
+  void* out;      // of pixel 0
+  int64_t pixel;  // elements from pixel to pixel
+};
+
+// Accumulators, (P * C + 1, block) rows of numbers: pixels along the paths, widened, and a last row of ones.
+struct Columns {
+  const void* image;     // the first sample's pixel 0
+  int64_t c, pixel;      // elements from channel to channel, from pixel to pixel
+  const int32_t* index;  // (P, length), at the first position
+  int64_t paths, channels, length;
+  int64_t block;  // positions, a multiple of 16, of which the last may lie beyond `live`
+  int64_t live;
+  void* out;
+};
+
+// out(i, j) = sum_k a[i * a_row + k * a_step] * b[k * b_row + j], added to what `out` holds where `add`
+struct Product {
+  int64_t rows, columns, depth;
+  const void* a;
+  int64_t a_row, a_step;
+  const void* b;  // rows readable to whole vectors
+  int64_t b_row;
+  void* out;
+  int64_t out_row;
+  bool add, stream;
+};
+
+// The kernels of one level; `wide` is float64, else float32. Sums of accumulators narrow to `dtype`.
+struct Level {
+  int64_t bytes;
+  void (*gather_planes)(int64_t element, const PlaneGather&);
+  void (*gather_pixels)(const PixelGather&);
+  void (*sum_planes)(DType in, DType out, const PlaneSum&);
+  void (*sum_pixels)(DType in, DType out, const PixelSum&);
+  void (*columns)(DType, const Columns&);
+  void (*multiply)(bool wide, const Product&);
+  void (*widen)(DType, const void* in, void* out, int64_t count);
+  void (*narrow)(DType, const void* in, void* out, int64_t count);
+  // (rows, count) -> (count, out_row), zeros beyond the rows; both readable, and out writable, to whole vectors
+  void (*turn)(bool wide, const void* in, int64_t in_row, int64_t rows, int64_t count, void* out, int64_t out_row);
+  bool (*inside)(const int32_t* index, int64_t count, int64_t length);  // whether all are in [0, length)
+};
+
+extern const Level level_baseline;
+#if defined(__x86_64__)
+extern const Level level_avx2, level_avx512;
+#endif
+
+}  // namespace pathconv::traversal

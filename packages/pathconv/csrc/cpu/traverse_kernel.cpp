@@ -1,0 +1,123 @@
+#include "cpu/traverse_kernel.h"
+
+#include <vector>
+
+#include "cpu/traverse_memory.h"
+
+namespace pathconv::traversal {
+namespace {
+
+bool holds_pixels(const Params& a, ImageStrides s) { return (a.channels == 1 || s.c == 1) && pixel_stride(a, s) > 0; }
+
+// The sequence has its positions side by side: one plane per task.
+void gather_planes(const Params& a, const void* x, ImageStrides xs, const int32_t* index, void* y, SequenceStrides ys,
+                   Place place) {
+  const int64_t length = a.length(), element = bytes_of(a.dtype), last = (a.batch - 1) * xs.n + (a.channels - 1) * xs.c;
+  const bool direct = pixel_stride(a, xs) == 1;
+  const bool stream = streams(y, length * element, a.batch * a.paths * a.channels * length * element);
+  run(place.parallel, a.batch * a.channels, a.paths * length, [&](int64_t begin, int64_t end) {
+    std::unique_ptr<Scratch> scratch;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t n = i / a.channels, c = i % a.channels, from = n * xs.n + c * xs.c;
+      PlaneGather job = {at(x, from, a.dtype), index,   a.paths, length, at(y, n * ys.n + c * ys.c, a.dtype),
+                         a.channels * ys.c,    nullptr, stream};
+      if (!direct || (element == 2 && from == last)) {
+        if (!scratch) scratch = std::make_unique<Scratch>(length * element);
+        copy_image(a, job.plane, xs, scratch->data(), planes_of(a), 1);
+        job.plane = scratch->data();
+      } else if (i + 1 < end) {
+        job.next = at(x, (i + 1) / a.channels * xs.n + (i + 1) % a.channels * xs.c, a.dtype);
+      }
+      place.level.gather_planes(element, job);
+    }
+  });
+}
+
+// It has its channels side by side: one sample per task.
+void gather_pixels(const Params& a, const void* x, ImageStrides xs, const int32_t* index, void* y, SequenceStrides ys,
+                   Place place) {
+  const int64_t length = a.length(), element = bytes_of(a.dtype), bytes = a.channels * element;
+  const bool direct = holds_pixels(a, xs);
+  run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
+    std::unique_ptr<Scratch> scratch;
+    if (!direct) scratch = std::make_unique<Scratch>(length * bytes);
+    for (int64_t n = begin; n < end; ++n) {
+      const void* sample = at(x, n * xs.n, a.dtype);
+      if (!direct) copy_image(a, sample, xs, scratch->data(), pixels_of(a), a.channels);
+      place.level.gather_pixels({direct ? sample : scratch->data(), direct ? pixel_stride(a, xs) * element : bytes,
+                                 index, a.paths, length, bytes, at(y, n * ys.n, a.dtype)});
+    }
+  });
+}
+
+void sum_planes(const Params& a, const void* grad, SequenceStrides gs, const int32_t* inverse, void* x, ImageStrides xs,
+                Place place) {
+  const int64_t length = a.length(), element = bytes_of(a.dtype);
+  const int64_t last = (a.batch - 1) * gs.n + (a.paths * a.channels - 1) * gs.c;
+  const bool direct = pixel_stride(a, xs) == 1;
+  const bool stream = direct && streams(x, length * element, a.batch * a.channels * length * element);
+  run(place.parallel, a.batch * a.channels, a.paths * length, [&](int64_t begin, int64_t end) {
+    std::unique_ptr<Scratch> sums, plane;
+    std::vector<const void*> planes(a.paths);
+    if (!direct) sums = std::make_unique<Scratch>(length * element);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t n = i / a.channels, c = i % a.channels;
+      void* out = at(x, n * xs.n + c * xs.c, a.dtype);
+      int64_t next = i + 1 == end ? 0 : element * (c + 1 < a.channels ? gs.c : gs.n - (a.channels - 1) * gs.c);
+      for (int64_t p = 0; p < a.paths; ++p) {
+        const int64_t from = n * gs.n + (p * a.channels + c) * gs.c;
+        planes[p] = at(grad, from, a.dtype);
+        if (element == 2 && from == last) {
+          plane = std::make_unique<Scratch>(length * element);
+          std::memcpy(plane->data(), planes[p], length * element);
+          planes[p] = plane->data();
+          next = 0;
+        }
+      }
+      place.level.sum_planes(a.dtype, a.dtype,
+                             {planes.data(), inverse, a.paths, length, direct ? out : sums->data(), next, stream});
+      if (!direct) copy_image(a, sums->data(), planes_of(a), out, xs, 1);
+    }
+  });
+}
+
+void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int32_t* inverse, void* x, ImageStrides xs,
+                Place place) {
+  const int64_t length = a.length();
+  const bool direct = holds_pixels(a, xs);
+  run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
+    std::unique_ptr<Scratch> sums;
+    if (!direct) sums = std::make_unique<Scratch>(length * a.channels * bytes_of(a.dtype));
+    for (int64_t n = begin; n < end; ++n) {
+      void* out = at(x, n * xs.n, a.dtype);
+      place.level.sum_pixels(a.dtype, a.dtype,
+                             {at(grad, n * gs.n, a.dtype), gs.l, a.channels * gs.c, inverse, a.paths, length,
+                              a.channels, direct ? out : sums->data(), direct ? pixel_stride(a, xs) : a.channels});
+      if (!direct) copy_image(a, sums->data(), pixels_of(a), out, xs, a.channels);
+    }
+  });
+}
+
+}  // namespace
+
+const Level& level_for(leanconv::Isa isa) {
+#if defined(__x86_64__)
+  if (isa == leanconv::Isa::avx512) return level_avx512;
+  if (isa == leanconv::Isa::avx2) return level_avx2;
+#endif
+  return level_baseline;
+}
+
+void gather(const Params& a, const void* x, ImageStrides xs, const int32_t* index, void* y, SequenceStrides ys,
+            Place place) {
+  if (a.batch * a.channels * a.paths * a.length() == 0) return;
+  (ys.l == 1 ? gather_planes : gather_pixels)(a, x, xs, index, y, ys, place);
+}
+
+void adjoint(const Params& a, const void* grad, SequenceStrides gs, const int32_t* inverse, void* x, ImageStrides xs,
+             Place place) {
+  if (a.batch * a.channels * a.length() == 0) return;
+  (gs.l == 1 ? sum_planes : sum_pixels)(a, grad, gs, inverse, x, xs, place);
+}
+
+}  // namespace pathconv::traversal

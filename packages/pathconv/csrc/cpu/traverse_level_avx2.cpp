@@ -1,0 +1,17 @@
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,f16c")
+#endif
+#define LEVEL_BYTES 32
+#include "cpu/traverse_product.h"
+
+namespace pathconv::traversal {
+extern const Level level_avx2 = kLevel;
+}
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif
