@@ -156,7 +156,9 @@ def test_any_size_computes_what_the_authors_describe(height, width):
     assert torch.allclose(model.eval()(x), original_logits(state, x), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name, depths, dims", [("s", (2, 2, 2, 2), (48, 96, 192, 384)), ("b", (2, 2, 3, 3), (60, 120, 240, 480))])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, depths, dims", [("s", (2, 2, 2, 2), (48, 96, 192, 384)), ("b", (2, 2, 3, 3), (60, 120, 240, 480))]
+)
 def test_published_sizes(name, depths, dims):
     state, x = original_state(paths.preset("g", 32, 32), torch.float32, depths, dims), images().float()
     model = load_original(state, timm.create_model(f"pathconv_{name}", num_classes=CLASSES)).eval()

@@ -1,4 +1,4 @@
-"""The layers: each is its formula, with the weights of the layer of torch that it stands for, through a layer's life."""
+"""The layers: each is its formula, and has the weights of the layer of torch that it stands for."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Reading the weights that the paper's authors publish, and moving weights to images of another size.
 
-Their training script saves `{"model": ..., "optimizer": ..., "lr_scheduler": ..., "epoch": ..., "args": ...}`. Names and
-shapes in "model" are those of `pathconv.models`.
+Their training script saves the weights as "model" beside optimizer, schedule and arguments. Names and shapes are those
+of `pathconv.models`.
 
 The authors have published no weights so far. The rules follow their code, and the tests hold them against checkpoints
 built by those rules with random values, not against a real file.
@@ -120,7 +120,7 @@ def resize_position_embedding(
         )
     if torch.equal(old.index, new.index) and old[2:] == new[2:]:
         return embedding.clone()
-    total = 0
+    total = embedding.new_zeros(())
     for inverse, index in zip(old.inverse.to(embedding.device), new.index.to(embedding.device)):
         image = embedding.float()[:, :, inverse.long()].unflatten(2, (old.height, old.width))
         if old[2:] != new[2:]:

@@ -1,7 +1,7 @@
 """Layers around `functional`, and the block of the paper's networks (sections 4.1 to 4.3).
 
-Sequences are (N, C, L). Every layer takes any memory layout; `PathConvBlock` works on (N, L, C) in memory, where a layer
-norm over the channels and a convolution of kernel size 1 are the library's own, and returns its result so.
+Sequences are (N, C, L). Every layer takes any memory layout; `PathConvBlock` works on (N, L, C) in memory, where a
+layer norm over the channels and a convolution of kernel size 1 are the library's own, and returns its result so.
 
 Names of parameters are those of the authors, so that their checkpoints load.
 """
@@ -188,7 +188,7 @@ class DepthwiseConv1d(nn.Module):
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:  # (N, C, L) -> (N, M * C, L')
         """The convolution of `x`; with `scale` (N, C) that of `scale[..., None] * x`, without forming that product."""
-        weight = self.weight
+        weight: Tensor = self.weight
         if scale is not None:  # kernels per sample, (N, C, 1) * (C, M, K)
             weight = (scale[..., None, None] * weight.view(self.channels, self.multiplier, -1)).flatten(1, 2)
         return depthwise_conv1d(x, weight, self.bias, stride=self.stride, padding=self.padding)
@@ -258,7 +258,7 @@ class PathAwareECA(nn.Module):
 
     def kernel(self) -> Tensor:  # (P, 1, k2)
         """The two convolutions of each group and `combine`, as one kernel per group."""
-        short, long = (torch.cat([pair[which].weight for pair in self.path_convs]) for which in (0, 1))
+        short, long = map(torch.cat, zip(*(pair.parameters() for pair in self.path_convs)))
         margin = (long.shape[2] - short.shape[2]) // 2
         first, second = self.combine.weight.unbind(1)
         return first * F.pad(short, (margin, margin)) + second * long
@@ -266,8 +266,9 @@ class PathAwareECA(nn.Module):
     def weights(self, x: Tensor) -> Tensor:  # (N, C, L) -> (N, C)
         """The attention e * f, by which `forward` multiplies."""
         mean = x.mean(2).unflatten(1, (self.num_paths, -1))
-        kernel, bias = self.kernel(), self.combine.bias.expand(self.num_paths)
-        inner = F.conv1d(mean, kernel, bias, padding=kernel.shape[2] // 2, groups=self.num_paths).sigmoid()
+        kernel, (_, bias) = self.kernel(), self.combine.parameters()
+        same = {"padding": kernel.shape[2] // 2, "groups": self.num_paths}
+        inner = F.conv1d(mean, kernel, bias.expand(self.num_paths), **same).sigmoid()
         outer = self.cross_path_mlp(inner.mean(2))
         return (inner * outer[..., None]).flatten(1)
 

@@ -9,9 +9,9 @@ from torch import nn
 
 
 class LowResolutionResNet(ResNet):
-    """ResNet whose first convolution is 3x3 with stride 1 and which has no max pooling: 8 times smaller maps at its end.
+    """ResNet with a 3x3 first convolution of stride 1 and no max pooling; its last maps are an eighth of the image.
 
-    (The paper's training script builds torchvision's network of 32 times smaller maps instead; its tables are of
+    (The paper's training script builds torchvision's network, whose last maps are a 32nd, instead; its tables are of
     this one.) Arguments are those of timm's `ResNet`, whose initialisation it has.
 
     Example:
@@ -20,13 +20,12 @@ class LowResolutionResNet(ResNet):
         torch.Size([2, 10])
     """
 
-    def __init__(self, block: type[nn.Module], layers: tuple[int, ...], in_chans: int = 3, **kwargs: Any) -> None:
+    def __init__(self, block: Any, layers: tuple[int, ...], *, in_chans: int = 3, **kwargs: Any) -> None:
         super().__init__(block, layers, in_chans=in_chans, **kwargs)
-        like = self.conv1.weight
-        self.conv1 = nn.Conv2d(
-            in_chans, like.shape[0], 3, padding=1, bias=False, device=like.device, dtype=like.dtype
-        )
-        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.maxpool = nn.Identity()
-        stem, *stages = self.feature_info
-        self.feature_info = [{**stem, "reduction": 1}] + [{**s, "reduction": s["reduction"] // 4} for s in stages]
+        dd: dict[str, Any] = {key: kwargs.get(key) for key in ("device", "dtype")}
+        conv = nn.Conv2d(in_chans, 64, 3, padding=1, bias=False, **dd)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        self.add_module("conv1", conv)
+        self.add_module("maxpool", nn.Identity())
+        reductions = (1, *(2**index for index in range(len(self.feature_info))))  # of the stem, then of the stages
+        self.feature_info = [{**info, "reduction": by} for info, by in zip(self.feature_info, reductions)]
