@@ -122,6 +122,43 @@ inline void store_up_to(T* p, V v, int64_t n) {
   }
 }
 
+// Fixed orders of two vectors' lanes: a0 a2 .. b0 b2 .., a1 a3 .. b1 b3 .., a0 b0 a1 b1 .., and the rest of the latter.
+enum class Order { even, odd, weave_low, weave_high };
+
+template <Order order, class Index, int n>
+struct LaneTable {
+  Index at[n];
+  constexpr LaneTable() : at() {
+    for (int i = 0; i < n; ++i) {
+      const bool weave = order == Order::weave_low || order == Order::weave_high;
+      at[i] = weave ? i / 2 + i % 2 * n + (order == Order::weave_high) * n / 2 : 2 * i + (order == Order::odd);
+    }
+  }
+};
+template <class V>
+struct LaneIndexOf {
+  using type = int32_t;
+};
+template <>
+struct LaneIndexOf<DoubleVector> {
+  using type = int64_t;
+};
+
+template <Order order, class V>
+inline V rearrange(V a, V b) {
+  using Index = typename LaneIndexOf<V>::type;
+  constexpr int n = sizeof(V) / sizeof(Index);
+  static constexpr LaneTable<order, Index, n> table;
+#if defined(__GNUC__) && !defined(__clang__)
+  typedef Index Mask __attribute__((vector_size(sizeof(V))));
+  return __builtin_shuffle(a, b, load_bytes<Mask>(table.at));
+#else
+  V out;
+  for (int i = 0; i < n; ++i) out[i] = table.at[i] < n ? a[table.at[i]] : b[table.at[i] - n];
+  return out;
+#endif
+}
+
 // Turns a square of numbers, one row per vector, about its diagonal.
 #if LEVEL_BYTES == 64
 inline void transpose(FloatVector* rows) {
