@@ -1,0 +1,27 @@
+// What the device code of all ops shares.
+#pragma once
+
+#include "common/scalar.cuh"
+
+namespace pathconv {
+
+using leanconv::Accumulator;
+using leanconv::Divider;
+using leanconv::maximum;
+using leanconv::minimum;
+using leanconv::narrow;
+using leanconv::widen;
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+constexpr unsigned kWarpMask = 0xffffffffu;
+
+// The sum of a warp's values, in every lane, in the same order every time.
+template <typename A>
+__device__ A warp_sum(A value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(kWarpMask, value, distance);
+  return value;
+}
+
+}  // namespace pathconv
