@@ -209,6 +209,14 @@ def test_a_megapixel_is_quick():
         assert time.thread_time() - start < 0.5  # about 0.02 on a free core
 
 
+def test_paths_are_made_on_the_cpu_whatever_the_default_device():
+    with torch.device("meta"):
+        path = generate(6, 11, "hilbert", pad=2, offset=(1, 0), rotation=90)
+        known = PathSet.of([PathConfig("zorder", 5, (2, 2))], 11, 11)
+    assert path.device.type == "cpu" and known.index.device.type == "cpu"
+    assert_visits_each_pixel_once(path, 6, 11)
+
+
 def test_paths_are_fresh_tensors():
     generate(4, 4, "hilbert").zero_()
     preset("og", 4, 4).zero_()

@@ -117,7 +117,8 @@ def _index(height: int, width: int, config: PathConfig) -> Tensor:
     """The path as pixel numbers row * width + column; shared, so never written to."""
     quarters = config.rotation // 90
     window = (width, height) if quarters % 2 else (height, width)
-    row, column = _window(*window, config).unbind(1)
+    with torch.device("cpu"):  # whatever the default is, such as "meta" where a model is built without memory
+        row, column = _window(*window, config).unbind(1)
     for _ in range(quarters):  # with m columns before the turn: [row, column] -> [m - 1 - column, row]
         row, column, window = window[1] - 1 - column, row, (window[1], window[0])
     return row * width + column

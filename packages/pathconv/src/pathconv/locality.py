@@ -80,7 +80,7 @@ def locality(paths: Any, height: int, width: int) -> Locality:
     """
     from .paths import resolve  # which knows presets and sets, whose cost is measured here
 
-    return Locality(distances(resolve(paths, height, width), height, width), raster_distances(height, width))
+    return Locality(distances(resolve(paths, height, width).cpu(), height, width), raster_distances(height, width))
 
 
 def distances(
@@ -120,7 +120,7 @@ def raster_distances(height: int, width: int) -> Tensor:  # int64 (H, W)
         >>> raster_distances(32, 32)[5, 7].item(), raster_distances(32, 32).sum().item()
         (194, 188480)
     """
-    row, column = torch.arange(height)[:, None], torch.arange(width)
+    row, column = torch.arange(height, device="cpu")[:, None], torch.arange(width, device="cpu")
     up, down, left, right = (side.long() for side in (row > 0, row < height - 1, column > 0, column < width - 1))
     above = width + left * (width - 1) + right * (width + 1)  # rows run from right to left
     below = width + left * (width + 1) + right * (width - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -112,7 +113,7 @@ def _line(axes: Axes, path: Tensor, color: str, centre: tuple[float, float] | No
         outside = ((middle - middle.new_tensor(centre)) * across).sum(1, keepdim=True).sign()
         length = way.norm(dim=1, keepdim=True)
         bend = middle + outside * across / length * (0.25 * length).clamp(max=1.2)
-        t = torch.linspace(0, 1, 17, dtype=torch.double)[:, None, None]
+        t = torch.linspace(0, 1, 17, dtype=torch.double, device="cpu")[:, None, None]
         jumps = ((1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end).transpose(0, 1)  # Bézier
     axes.add_collection(LineCollection(list(jumps.numpy()), colors=color, linewidths=0.5 * stroke, alpha=0.8))
 
@@ -133,6 +134,6 @@ def _pixels(axes: Axes, subject: Subject, kind: Tensor) -> None:
     if not dots(subject):
         axes.imshow(kind.numpy(), cmap=colors, vmin=0, vmax=2, interpolation="nearest", zorder=3)
         return
-    row, column = (place.ravel() for place in torch.meshgrid(*map(torch.arange, kind.shape), indexing="ij"))
+    row, column = np.indices(kind.shape)
     size = points(axes, 0.64)
     axes.scatter(column, row, size**2, kind.ravel(), cmap=colors, vmin=0, vmax=2, linewidths=0, zorder=3)
