@@ -247,6 +247,21 @@ def test_second_derivatives_of_every_kind(layout):
         assert torch.autograd.gradgradcheck(function, leaves)
 
 
+@pytest.mark.parametrize("in_dims", [{"x": 0}, {"x": 1, "weight": 3}, {"weight": 0, "bias": 0}, {"x": 2, "bias": 1}])
+def test_vmap_with_kernels_per_sample(in_dims, layout):
+    given = {"x": layout(draw(2, 4, 9)), "weight": draw(2, 8, 3, seed=1), "bias": draw(8, seed=2)}
+    stacked = {name: torch.stack([given[name], 2 - given[name]], dim) for name, dim in in_dims.items()}
+
+    def function(mapped):
+        inputs = {**given, **mapped}
+        return torch.func.grad(lambda leaves: depthwise_conv1d(**leaves, stride=2, padding=1).sin().sum())(inputs)
+
+    mapped = torch.func.vmap(function, in_dims=(in_dims,))(stacked)
+    for i in range(2):
+        one = function({name: value.select(in_dims[name], i) for name, value in stacked.items()})
+        torch.testing.assert_close({name: value[i] for name, value in mapped.items()}, one)
+
+
 def test_backward_keeps_only_what_it_needs():
     saved: list[Tensor] = []
 
