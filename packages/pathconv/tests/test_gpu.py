@@ -9,7 +9,8 @@ import pathconv
 from pathconv import ops, path_tables, reference, reference_depthwise
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
-TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+# Largest error over the largest value, sums of a hundred thousand terms included.
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 5e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 op = torch.ops.pathconv
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda d: str(d)[6:])
 lasts = pytest.mark.parametrize("last", [False, True], ids=["channels_first", "channels_last"])
