@@ -7,7 +7,9 @@
 # bench     the packages' benchmarks against cuDNN, eager torch, torch.compile and copy bandwidth, as JSON
 # OUTDIR gets one log per part, junit.xml, the benchmarks' JSON and summary.json. A part that fails does not stop the next; the
 # exit status tells. PYTHON chooses the interpreter: it needs torch with CUDA, pytest, nvcc beside it, and CuPy for its tests.
+# All packages share the seconds of a part, so that the whole stays within its time however many there are.
 set -uo pipefail
+TEST_SECONDS=220 MEMCHECK_SECONDS=80 RACECHECK_SECONDS=50 BENCH_SECONDS=160
 OUT=${1:?usage: bash ci/gpu_check.sh OUTDIR [build|test|sanitize|bench]...}
 shift
 PARTS=("$@")
@@ -19,8 +21,10 @@ PYTHON=${PYTHON:-python3}
 TREE=${LEANCONV_GPU_TREE:-${TMPDIR:-/tmp}/leanconv_gpu_check}
 export PATH="${CUDA_HOME:-/usr/local/cuda}/bin:$PATH" PYTHONDONTWRITEBYTECODE=1
 PYTHONPATH="$TREE/shared/src"
+NAMES=()
 for package in "$ROOT"/packages/*/setup.py; do
   name=$(basename "$(dirname "$package")")
+  NAMES+=("$name")
   PYTHONPATH="$PYTHONPATH:$TREE/packages/$name/src"
   export "${name^^}_REQUIRE_NATIVE=1" "${name^^}_CUDA=1"
 done
@@ -30,12 +34,10 @@ build() {
   rm -rf "$TREE" && mkdir -p "$TREE" || return
   (cd "$ROOT" && tar -cf - --exclude='*.so' --exclude=build --exclude=__pycache__ pyproject.toml packages shared tests ci) |
     tar -xf - -C "$TREE" || return
-  local package name
-  for package in "$TREE"/packages/*/setup.py; do
-    package=$(dirname "$package")
-    name=$(basename "$package")
+  local name
+  for name in "${NAMES[@]}"; do
     # Without pyproject.toml any setuptools will do: there is no network to fetch a newer one from.
-    (cd "$package" && mv pyproject.toml pyproject.aside && "$PYTHON" setup.py build_ext --build-lib built &&
+    (cd "$TREE/packages/$name" && mv pyproject.toml pyproject.aside && "$PYTHON" setup.py build_ext --build-lib built &&
       mv built/"$name"/*.so src/"$name"/ && mv pyproject.aside pyproject.toml) || return
     "$PYTHON" -m "$name" || return
   done
@@ -44,32 +46,38 @@ build() {
 # What the other parts start from: a GPU, and libraries built by this or an earlier call.
 ready() {
   "$PYTHON" -c 'import torch, sys; sys.exit("torch sees no GPU here." if not torch.cuda.is_available() else 0)' || return
-  compgen -G "$TREE/packages/*/src/*/_C_cuda*.so" > /dev/null || build
+  local name
+  for name in "${NAMES[@]}"; do
+    compgen -G "$TREE/packages/$name/src/$name/_C_cuda*.so" > /dev/null || { build; return; }
+  done
 }
 
 test_() {
   ready && cd "$TREE" &&
-    timeout 200 "$PYTHON" -m pytest -m gpu -p no:cacheprovider --junitxml="$OUT/junit.xml" packages tests
+    timeout $TEST_SECONDS "$PYTHON" -m pytest -m gpu -p no:cacheprovider --junitxml="$OUT/junit.xml" packages tests
 }
 
 sanitize() {
   ready && cd "$TREE" || return
-  local status=0
-  # Without torch's pool every tensor is an allocation of its own, so a step outside it is seen.
-  # API errors are torch's own probing, which it handles.
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 100 compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 9 \
-    "$PYTHON" ci/gpu_sanitize.py float32 float16 bfloat16 || status=$?
-  timeout 60 compute-sanitizer --tool racecheck --racecheck-report all --error-exitcode 9 \
-    "$PYTHON" ci/gpu_sanitize.py float32 float16 || status=$?
+  local status=0 name share=${#NAMES[@]}
+  for name in "${NAMES[@]}"; do
+    # Without torch's pool every tensor is an allocation of its own, so a step outside it is seen.
+    # API errors are torch's own probing, which it handles.
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout $MEMCHECK_SECONDS compute-sanitizer --tool memcheck --report-api-errors no \
+      --error-exitcode 9 "$PYTHON" ci/gpu_sanitize.py "$name" --seconds $((MEMCHECK_SECONDS / share)) || status=$?
+    timeout $RACECHECK_SECONDS compute-sanitizer --tool racecheck --racecheck-report all \
+      --error-exitcode 9 "$PYTHON" ci/gpu_sanitize.py "$name" --seconds $((RACECHECK_SECONDS / share)) || status=$?
+  done
   return $status
 }
 
 bench() {
   ready && cd "$TREE" || return
-  local status=0 script name
-  for script in packages/*/benchmarks/*.py; do
+  local status=0 script name scripts=(packages/*/benchmarks/[!_]*.py)
+  for script in "${scripts[@]}"; do
     name=$(basename "$(dirname "$(dirname "$script")")")_$(basename "$script" .py)
-    timeout 80 "$PYTHON" "$script" --device cuda --quick --json "$OUT/bench_$name.json" || status=$?
+    timeout $((BENCH_SECONDS / ${#scripts[@]})) "$PYTHON" "$script" --device cuda --quick \
+      --json "$OUT/bench_$name.json" || status=$?
   done
   return $status
 }
