@@ -145,22 +145,30 @@ void grad_weight(const Params& a, Lanes lanes, const void* grad, Strides gs, con
     using T = decltype(type);
     using A = typename AccumulatorOf<T>::type;
     A* all = reinterpret_cast<A*>(sums.data());
-    const auto find = [&](int64_t kernel, int64_t channel, int64_t tap) -> A& {
-      const int64_t block = channel / plan.vector(), start = block_start(block, channels, plan.vector());
-      const int64_t chunk = kernel * (chunks.count / kernels);
-      return all[chunk * numbers + (block * row + tap) * plan.vector() + channel - start];
+    const int64_t vector = plan.vector(), taps = a.taps, rows = chunks.count / kernels;
+    // f(channel, its first sum): sums of other taps lie a vector apart.
+    const auto for_channels = [=](A* sums, const auto& f) {
+      for (int64_t first = 0; first < channels; first += vector, sums += row * vector) {
+        const int64_t start = block_start(first / vector, channels, vector), end = std::min(start + vector, channels);
+        for (int64_t c = start; c < end; ++c) f(c, sums + c - start);
+      }
     };
-    for (int64_t n = 0; n < kernels; ++n) {
-      add_rows(&find(n, 0, 0), chunks.count / kernels, numbers);
-      T* out = static_cast<T*>(grad_weight) + n * channels * a.taps;
-      for (int64_t c = 0; c < channels; ++c)
-        for (int64_t k = 0; k < a.taps; ++k) narrow(find(n, c, k), out + c * a.taps + k);
-    }
-    for (int64_t c = 0; c < channels; ++c) {
+    const int64_t grain = std::max<int64_t>(1, (1 << 15) / (rows * numbers));
+    run(parallel, kernels, grain, [=](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; ++n) {
+        A* total = all + n * rows * numbers;
+        T* out = static_cast<T*>(grad_weight) + n * channels * taps;
+        add_rows(total, rows, numbers);
+        for_channels(total, [=](int64_t c, const A* of_taps) {
+          for (int64_t k = 0; k < taps; ++k) narrow(of_taps[k * vector], out + c * taps + k);
+        });
+      }
+    });
+    for_channels(all, [=](int64_t c, const A* of_taps) {
       A total = 0;
-      for (int64_t n = 0; n < kernels; ++n) total += find(n, c, a.taps);
+      for (int64_t n = 0; n < kernels; ++n) total += of_taps[n * rows * numbers + taps * vector];
       narrow(total, static_cast<T*>(grad_bias) + c);
-    }
+    });
   });
 }
 

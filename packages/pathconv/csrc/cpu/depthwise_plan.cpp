@@ -113,17 +113,24 @@ size_t Plan::scratch_bytes() const {
 }
 
 void Plan::pack_weights(const void* weight, void* packed) const {
+  const int64_t channels = geometry_.out_channels, count = geometry_.weights, vector = vector_;
+  const int64_t row = params_.taps * geometry_.planes, *taps = taps_.data();
   with_type(params_.dtype, [&](auto type) {
     using T = decltype(type);
     using A = typename AccumulatorOf<T>::type;
-    const Geometry& g = geometry_;
+    const T* in = static_cast<const T*>(weight);
     A* out = static_cast<A*>(packed);
-    for (int64_t b = 0; b < blocks(); ++b, out += g.weights * vector_) {
-      const int64_t first = block_start(b, g.out_channels, vector_), lanes = std::min(vector_, g.out_channels - first);
-      if (lanes < vector_) std::fill_n(out, g.weights * vector_, A(0));
+    if (vector == 1) {
+      for (int64_t c = 0; c < channels; ++c, in += row, out += count)
+        for (int64_t t = 0; t < count; ++t) out[t] = widen(in[taps[t]]);
+      return;
+    }
+    if (channels < vector) std::fill_n(out, count * vector, A(0));
+    for (int64_t b = 0; b < blocks(); ++b, out += count * vector) {
+      const int64_t first = block_start(b, channels, vector), lanes = std::min(vector, channels - first);
       for (int64_t lane = 0; lane < lanes; ++lane) {
-        const T* in = static_cast<const T*>(weight) + (first + lane) * params_.taps * g.planes;
-        for (int64_t t = 0; t < g.weights; ++t) out[t * vector_ + lane] = widen(in[taps_[t]]);
+        const T* of_lane = in + (first + lane) * row;
+        for (int64_t t = 0; t < count; ++t) out[t * vector + lane] = widen(of_lane[taps[t]]);
       }
     }
   });

@@ -135,7 +135,7 @@ void conv_grad_input_as(const Params& a, const void* grad, SequenceStrides gs, c
     weights.swap(wide);
   }
   const int64_t row = planar ? padded(length) : padded(inputs);  // of what the sums read
-  const bool direct = planar ? pixel_stride(a, xs) == 1 : (a.channels == 1 || xs.c == 1) && pixel_stride(a, xs) > 0;
+  const bool direct = planar ? pixel_stride(a, xs) == 1 : dense_pixels(a, xs);
   run(place.parallel, a.batch, length * a.outputs, [&](int64_t begin, int64_t end) {
     const Scratch sequence((planar ? inputs : length) * row * sizeof(A));  // the gradient of what was gathered
     const Scratch block(padded(a.outputs) * blocks.size * sizeof(A));
@@ -158,7 +158,7 @@ void conv_grad_input_as(const Params& a, const void* grad, SequenceStrides gs, c
       if (!planar) {
         place.level.sum_pixels(accumulator, a.dtype,
                                {sequence.data(), row, a.channels, inverse, a.paths, length, a.channels,
-                                direct ? target : image.data(), direct ? pixel_stride(a, xs) : a.channels});
+                                direct ? target : image.data(), 0});
         if (!direct) copy_image(a, image.data(), pixels_of(a), target, xs, a.channels);
         continue;
       }

@@ -101,6 +101,17 @@ inline void put(T* out, V v, bool) {
 
 inline void ask_for(const void* memory) { __builtin_prefetch(memory, 0, 3); }
 
+inline void stream_line(const void* in, void* out) {
+#if LEVEL_BYTES == 64
+  _mm512_stream_si512((__m512i*)out, _mm512_load_si512(in));
+#elif LEVEL_BYTES == 32
+  put_part(out, _mm256_load_si256((const __m256i*)in), true);
+  put_part((char*)out + 32, _mm256_load_si256((const __m256i*)in + 1), true);
+#else
+  __builtin_memcpy(out, in, 64);
+#endif
+}
+
 // What was written past the cache becomes visible to other threads.
 inline void finish_streaming() {
 #if LEVEL_BYTES > 16
@@ -150,12 +161,32 @@ struct ManyPieces {
 };
 
 template <class Pieces>
-void gather_pixels_by(const PixelGather& job) {
+inline void copy_pixels(const PixelGather& job, int64_t first, int64_t last, char* out) {
   const char* pixels = static_cast<const char*>(job.pixels);
-  char* out = static_cast<char*>(job.out);
-  for (int64_t l = 0; l < job.length; ++l)
+  for (int64_t l = first; l < last; ++l)
     for (int64_t p = 0; p < job.paths; ++p, out += job.bytes)
       Pieces::copy(pixels + job.index[p * job.length + l] * job.pixel, out, job.bytes);
+}
+
+// 64 positions, whole cache lines whatever the size of a pixel, go past the cache together.
+constexpr int64_t kRun = 64, kRunBytes = 8192;
+
+template <class Pieces>
+void gather_pixels_by(const PixelGather& job) {
+  char* out = static_cast<char*>(job.out);
+  const char* next = static_cast<const char*>(job.next);
+  const int64_t position = job.paths * job.bytes, run = kRun * position;
+  if (!job.stream || run > kRunBytes) return copy_pixels<Pieces>(job, 0, job.length, out);
+  char lines[kRunBytes] __attribute__((aligned(64)));
+  int64_t l = 0;
+  for (; l + kRun <= job.length; l += kRun, out += run) {
+    if (next != nullptr)
+      for (int64_t i = 0; i < job.pixel; ++i) ask_for(next + l * job.pixel + 64 * i);
+    copy_pixels<Pieces>(job, l, l + kRun, lines);
+    for (int64_t i = 0; i < run; i += 64) stream_line(lines + i, out + i);
+  }
+  copy_pixels<Pieces>(job, l, job.length, out);
+  finish_streaming();
 }
 
 void gather_pixels(const PixelGather& job) {
@@ -191,12 +222,40 @@ void sum_planes_of(const PlaneSum& job) {
   if (job.stream) finish_streaming();
 }
 
+// A run of pixels with few channels: the parts of each path one behind the other, then their sum.
+template <class Pieces, class T, class O>
+void sum_small_pixels_by(const PixelSum& job) {
+  using A = typename AccumulatorOf<T>::type;
+  constexpr int64_t kNumbers = kRun * kLanes<A>;
+  T part[kNumbers + kLanes<A>];
+  A sums[kNumbers + kLanes<A>];
+  O* out = static_cast<O*>(job.out);
+  const int64_t bytes = job.channels * sizeof(T);
+  for (int64_t q = 0; q < job.length; q += kRun, out += kRun * job.channels) {
+    const int64_t pixels = job.length - q < kRun ? job.length - q : kRun, count = pixels * job.channels;
+    for (int64_t p = 0; p < job.paths; ++p) {
+      const T* positions = static_cast<const T*>(job.positions) + p * job.path;
+      const int32_t* inverse = job.inverse + p * job.length + q;
+      char* copy = reinterpret_cast<char*>(part);
+      for (int64_t i = 0; i < pixels; ++i, copy += bytes)
+        Pieces::copy(reinterpret_cast<const char*>(positions + inverse[i] * job.position), copy, bytes);
+      for (int64_t i = 0; i < count; i += kLanes<A>)
+        store(sums + i, p == 0 ? load(part + i) : load(sums + i) + load(part + i));
+    }
+    for (int64_t i = 0; i < count; i += kLanes<A>) store_up_to(out + i, load(sums + i), count - i);
+    if (job.next != 0) {
+      const char* next = static_cast<const char*>(job.positions) + job.next + q * job.position * sizeof(T);
+      for (int64_t i = 0; i < static_cast<int64_t>(job.position * sizeof(T)); ++i) ask_for(next + 64 * i);
+    }
+  }
+}
+
 template <class T, class O>
-void sum_pixels_of(const PixelSum& job) {
+void sum_large_pixels(const PixelSum& job) {
   using A = typename AccumulatorOf<T>::type;
   const T* positions = static_cast<const T*>(job.positions);
   O* out = static_cast<O*>(job.out);
-  for (int64_t q = 0; q < job.length; ++q, out += job.pixel) {
+  for (int64_t q = 0; q < job.length; ++q, out += job.channels) {
     for (int64_t c = 0; c < job.channels; c += kLanes<A>) {
       const int64_t live = job.channels - c;
       Vector<A> sum = load_up_to(positions + job.inverse[q] * job.position + c, live);
@@ -205,6 +264,17 @@ void sum_pixels_of(const PixelSum& job) {
       store_up_to(out + c, sum, live);
     }
   }
+}
+
+template <class T, class O>
+void sum_pixels_of(const PixelSum& job) {
+  const int64_t bytes = job.channels * sizeof(T);
+  if (job.channels >= kLanes<typename AccumulatorOf<T>::type>) return sum_large_pixels<T, O>(job);
+  if (bytes < 4) return sum_small_pixels_by<TwoPieces<2>, T, O>(job);
+  if (bytes < 8) return sum_small_pixels_by<TwoPieces<4>, T, O>(job);
+  if (bytes < 16) return sum_small_pixels_by<TwoPieces<8>, T, O>(job);
+  if (bytes < 32) return sum_small_pixels_by<TwoPieces<16>, T, O>(job);
+  return sum_small_pixels_by<TwoPieces<32>, T, O>(job);
 }
 
 // Sums stay in their dtype, or come from accumulators.

@@ -34,6 +34,8 @@ struct PixelGather {
   const int32_t* index;  // (P, length)
   int64_t paths, length, bytes;
   void* out;  // (length, P, bytes)
+  const void* next;
+  bool stream;
 };
 
 // The sums that turn P gathered planes, or positions, back into one.
@@ -50,8 +52,8 @@ struct PixelSum {
   int64_t position, path;  // elements from position to position, from path to path
   const int32_t* inverse;  // (P, length)
   int64_t paths, length, channels;
-  void* out;      // of pixel 0
-  int64_t pixel;  // elements from pixel to pixel
+  void* out;     // (length, channels)
+  int64_t next;  // bytes from these positions to those of a later task
 };
 
 // Accumulators, (P * C + 1, block) rows of numbers: pixels along the paths, widened, and a last row of ones.

@@ -7,8 +7,6 @@
 namespace pathconv::traversal {
 namespace {
 
-bool holds_pixels(const Params& a, ImageStrides s) { return (a.channels == 1 || s.c == 1) && pixel_stride(a, s) > 0; }
-
 // The sequence has its positions side by side: one plane per task.
 void gather_planes(const Params& a, const void* x, ImageStrides xs, const int32_t* index, void* y, SequenceStrides ys,
                    Place place) {
@@ -37,7 +35,8 @@ void gather_planes(const Params& a, const void* x, ImageStrides xs, const int32_
 void gather_pixels(const Params& a, const void* x, ImageStrides xs, const int32_t* index, void* y, SequenceStrides ys,
                    Place place) {
   const int64_t length = a.length(), element = bytes_of(a.dtype), bytes = a.channels * element;
-  const bool direct = holds_pixels(a, xs);
+  const bool direct = (a.channels == 1 || xs.c == 1) && pixel_stride(a, xs) > 0;
+  const bool stream = streams(y, 64, a.batch * a.paths * bytes * length) && a.paths * bytes * length % 64 == 0;
   run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> scratch;
     if (!direct) scratch = std::make_unique<Scratch>(length * bytes);
@@ -45,7 +44,8 @@ void gather_pixels(const Params& a, const void* x, ImageStrides xs, const int32_
       const void* sample = at(x, n * xs.n, a.dtype);
       if (!direct) copy_image(a, sample, xs, scratch->data(), pixels_of(a), a.channels);
       place.level.gather_pixels({direct ? sample : scratch->data(), direct ? pixel_stride(a, xs) * element : bytes,
-                                 index, a.paths, length, bytes, at(y, n * ys.n, a.dtype)});
+                                 index, a.paths, length, bytes, at(y, n * ys.n, a.dtype),
+                                 direct && n + 1 < end ? at(sample, xs.n, a.dtype) : nullptr, stream});
     }
   });
 }
@@ -84,7 +84,7 @@ void sum_planes(const Params& a, const void* grad, SequenceStrides gs, const int
 void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int32_t* inverse, void* x, ImageStrides xs,
                 Place place) {
   const int64_t length = a.length();
-  const bool direct = holds_pixels(a, xs);
+  const bool direct = dense_pixels(a, xs);
   run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> sums;
     if (!direct) sums = std::make_unique<Scratch>(length * a.channels * bytes_of(a.dtype));
@@ -92,7 +92,7 @@ void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int
       void* out = at(x, n * xs.n, a.dtype);
       place.level.sum_pixels(a.dtype, a.dtype,
                              {at(grad, n * gs.n, a.dtype), gs.l, a.channels * gs.c, inverse, a.paths, length,
-                              a.channels, direct ? out : sums->data(), direct ? pixel_stride(a, xs) : a.channels});
+                              a.channels, direct ? out : sums->data(), n + 1 < end ? gs.n * bytes_of(a.dtype) : 0});
       if (!direct) copy_image(a, sums->data(), pixels_of(a), out, xs, a.channels);
     }
   });

@@ -56,6 +56,11 @@ inline int64_t pixel_stride(const Params& a, ImageStrides s) {
   return a.height == 1 || s.h == a.width * s.w ? s.w : 0;
 }
 
+// Whether an image, known to be dense, has the channels of a pixel side by side.
+inline bool dense_pixels(const Params& a, ImageStrides s) {
+  return a.channels == 1 || (s.c == 1 && pixel_stride(a, s) == a.channels);
+}
+
 template <class T>
 void copy_image_of(const T* in, ImageStrides from, T* out, ImageStrides to, int64_t channels, const Params& a) {
   for (int64_t h = 0; h < a.height; ++h) {
