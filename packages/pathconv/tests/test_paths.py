@@ -257,8 +257,8 @@ def test_what_is_refused(arguments, error, words):
 def test_presets_say_where_they_are_and_what_to_do_elsewhere():
     for name in ("r", "s", "og", "oz"):
         assert preset(name, 9, 14).shape == (1, 126, 2)
-    numbers = {"r": 1, "s": 1, "og": 1, "oz": 1, "g": 3, "z": 3, "mg": 6, "mz": 6}
-    assert {name: preset_set(name, 32, 32).num_paths for name in numbers} == numbers
+    numbers = {"r": 1, "s": 1, "og": 1, "oz": 1, "g": 3, "z": 3, "mg": 6, "mz": 6, "g*": 3, "z*": 3}
+    assert {name: preset_set(name, 32, 32).num_paths for name in PRESETS} == numbers
     with pytest.raises(ValueError, match=r'search.*\(48, 48, "zorder"\), or use the single path "oz"'):
         preset("z", 48, 48)
     with pytest.raises(ValueError, match="no preset is called 'hilbert'; there are r, s, og"):
