@@ -82,6 +82,37 @@ struct GradTask {
   void* scratch;
 };
 
+// Up to kMostTaps taps one below the other, (dy + t, dx), whose weights follow one another from `first` on.
+struct TapColumn {
+  int64_t dy, dx, first, count;
+};
+constexpr int64_t kMostTaps = 3;
+
+// Planes that are read in place are cut into tiles of this many columns, those into strips of up to four vectors.
+constexpr int64_t kTileColumns = 256, kStripVectors = 4;
+constexpr int64_t strips_of(int64_t vectors) { return (vectors + kStripVectors - 1) / kStripVectors; }
+constexpr int64_t strip_begin(int64_t vectors, int64_t strip) { return vectors * strip / strips_of(vectors); }
+
+// One channel of planes that are read in place.
+struct Plane {
+  const TapColumn* columns;     // by their number of taps,
+  int64_t ends[kMostTaps + 1];  // those of t taps in [ends[t - 1], ends[t])
+  const uint64_t* live;         // (tiles across, strips of a whole tile, columns): pixels read that are in the image
+  const float* weight;
+};
+
+// The same outputs of `count` planes, float32, with stride 1 and unit strides along rows.
+struct PlanesTask {
+  const float* source;
+  int64_t source_c, source_h, height;  // strides, and rows of the source
+  float* out;
+  int64_t out_c, out_h;
+  int64_t count;
+  const Plane* planes;
+  const float* bias;
+  Area area;
+};
+
 // Tasks whose sources are packed together, at most.
 constexpr int64_t kMaxBatch = 16;
 
@@ -90,6 +121,7 @@ struct Level {
   int64_t bytes;
   void (*conv)(DType, const Geometry* const*, const ConvTask*, int64_t count);
   void (*grad)(DType, const Geometry* const*, const GradTask*, int64_t count);
+  void (*planes)(const PlanesTask&);  // null where planes are not read in place
 };
 
 extern const Level level_baseline;

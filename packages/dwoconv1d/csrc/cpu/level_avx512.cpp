@@ -7,10 +7,11 @@
 #endif
 #define LEVEL_BYTES 64
 #include "cpu/conv.h"
+#include "cpu/direct_rows.h"
 #include "cpu/grad.h"
 
 namespace dwoconv1d {
-extern const Level level_avx512 = {LEVEL_BYTES, conv, grad};
+extern const Level level_avx512 = {LEVEL_BYTES, conv, grad, conv_planes};
 }
 
 #if defined(__clang__)

@@ -58,8 +58,19 @@ void for_batches(const Plan& plan, const Unit& unit,
 void convolve(const Reads& reads, int64_t batch, DType dtype, const void* x, Strides xs, const void* weight,
               bool residual, const void* bias, void* y, Strides ys, const Level& level, ParallelFor parallel) {
   if (batch == 0 || reads.channels == 0 || reads.out_height == 0 || reads.out_width == 0) return;
-  const Plan plan(reads, batch, xs, ys, level.bytes, dtype);
+  const Plan plan(reads, batch, xs, ys, level.bytes, dtype, level.planes != nullptr);
   const std::vector<unsigned char> weights = plan.weights(weight, residual), biases = plan.biases(bias);
+  if (plan.in_place()) {
+    const std::vector<Plane> planes = plan.planes(reinterpret_cast<const float*>(weights.data()));
+    run(parallel, plan.units(), plan.grain(), [&](int64_t i, int64_t) {
+      const Unit unit = plan.unit(i);
+      const int64_t c = unit.first_block;
+      level.planes({static_cast<const float*>(x) + unit.image * xs.n + c * xs.c, xs.c, xs.h, reads.height,
+                    static_cast<float*>(y) + unit.image * ys.n + c * ys.c, ys.c, ys.h, unit.last_block - c,
+                    planes.data() + c, reinterpret_cast<const float*>(biases.data()) + c, unit.area});
+    });
+    return;
+  }
   run(parallel, plan.units(), plan.grain(), [&](int64_t i, int64_t end) {
     const Unit unit = plan.unit(i), next = plan.unit(std::min(i + 1, end - 1));
     for_batches(plan, unit, level.conv, dtype, [&](int64_t b, ConvTask* task) {

@@ -62,12 +62,15 @@ struct Plan::Run {
   std::vector<Tap> live;
 };
 
-Plan::Plan(const Reads& reads, int64_t batch, Strides source, Strides target, int64_t vector_bytes, DType dtype)
+Plan::Plan(const Reads& reads, int64_t batch, Strides source, Strides target, int64_t vector_bytes, DType dtype,
+           bool in_place)
     : reads_(reads), batch_(batch), dtype_(dtype) {
   number_ = dtype == DType::float64 ? sizeof(double) : sizeof(float);
   vector_ = vector_bytes / static_cast<int64_t>(number_);
+  in_place_ = in_place && dtype == DType::float32 && reads.stride_h == 1 && reads.stride_w == 1 && source.w == 1 &&
+              target.w == 1;
   find_blocks(find_runs(), source, target);
-  find_tiles(source.c == 1);
+  in_place_ ? find_plane_tiles() : find_tiles(source.c == 1);
 }
 
 std::vector<Plan::Run> Plan::find_runs() const {
@@ -143,7 +146,7 @@ void Plan::find_blocks(const std::vector<Run>& runs, Strides source, Strides tar
   int64_t blocks = 0;
   for (const Run& run : runs) blocks += (run.channels + vector_ - 1) / vector_;
   lanes_ = Lanes::channels;
-  if (source.c == 1 && target.c == 1) {
+  if (source.c == 1 && target.c == 1 && !in_place_) {
     const auto cost = [this](double per_block) {
       double sum = 0;
       for (const Block& block : blocks_) sum += per_block + sets_[block.set].dy.size();
@@ -171,7 +174,10 @@ void Plan::find_blocks(const std::vector<Run>& runs, Strides source, Strides tar
     const double filled = static_cast<double>(reads_.channels) / static_cast<double>(blocks * vector_);
     const bool pays =
         reads_.out_width <= 28 ? filled >= 0.66 : reads_.out_width < 64 && filled >= 0.9 && reads_.taps >= 12;
-    if (!turns || !pays) lanes_ = Lanes::pixels;
+    // Without copies rows need only be somewhat full.
+    const int64_t lanes = (reads_.out_width + vector_ - 1) / vector_ * vector_;
+    in_place_ = in_place_ && (!turns || !pays || reads_.out_width > 28 || 10 * reads_.out_width >= 7 * lanes);
+    if (!turns || !pays || in_place_) lanes_ = Lanes::pixels;
   }
   for (const Run& run : runs) add_blocks(run, lanes_ == Lanes::channels ? vector_ : 1);
 }

@@ -50,7 +50,9 @@ struct Unit {
 
 class Plan {
  public:
-  Plan(const Reads& reads, int64_t batch, Strides source, Strides target, int64_t vector_bytes, DType dtype);
+  // `in_place` where the level can read planes in place, and wherever that is possible the plan is one for doing so.
+  Plan(const Reads& reads, int64_t batch, Strides source, Strides target, int64_t vector_bytes, DType dtype,
+       bool in_place = false);
 
   int64_t units() const { return batch_ * tiles_down_ * tiles_across_ * ranges_; }
   Unit unit(int64_t index) const;
@@ -62,6 +64,8 @@ class Plan {
   const std::vector<int64_t>& map(const Piece& piece) const { return maps_[piece.map]; }
   const Geometry& geometry(const Block& block) const { return geometries_[block.set]; }
   Lanes lanes() const { return lanes_; }
+  bool in_place() const { return in_place_; }
+  std::vector<Plane> planes(const float* weights) const;  // one per channel
   int64_t vector() const { return vector_; }
   size_t number() const { return number_; }
   size_t scratch_bytes() const { return scratch_bytes_; }  // of one block
@@ -81,6 +85,11 @@ class Plan {
 
  private:
   struct Run;  // neighbouring channels with equal offsets
+  struct Columns {
+    std::vector<TapColumn> columns;
+    int64_t ends[kMostTaps + 1];
+    std::vector<uint64_t> live;
+  };
 
   std::vector<Run> find_runs() const;
   void find_blocks(const std::vector<Run>& runs, Strides source, Strides target);
@@ -88,6 +97,8 @@ class Plan {
   void add_mixed_blocks(const std::vector<Run>& runs);
   size_t add_map(const Run& run, const TapSet& set);
   void find_tiles(bool channels_last);
+  void find_plane_tiles();
+  Columns find_columns(const TapSet& set) const;
   Window window(const TapSet& set) const;
   Prefetch share(const Unit& unit, const void* data, Strides strides, const Area& area, int64_t part) const;
 
@@ -102,6 +113,8 @@ class Plan {
   std::vector<Piece> pieces_;
   std::vector<Block> blocks_;
   std::vector<Geometry> geometries_;  // per set
+  bool in_place_;
+  std::vector<Columns> columns_;  // per set, of a plan for planes in place
   int64_t tile_rows_, tile_cols_, tiles_down_, tiles_across_, range_, ranges_;
   int64_t bottom_ = 0;  // largest dy
   size_t weights_ = 0, scratch_bytes_ = 0;
