@@ -22,6 +22,9 @@ def call(op, *args):
         return op(*args)
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return _functions[op].apply(*args)
+    if not (torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)):
+        with torch._C._AutoDispatchBelowAutograd():  # whose Python would take longer than a small op
+            return op(*args)
     return op(*args)
 
 
