@@ -344,9 +344,13 @@ def test_python_plans_as_the_library_does(libraries, part):
             library.plan(ctypes.byref(native), values.dtype, last)
         else:
             taps, stride, padding, grad_input = number(1, 90), number(1, 12), number(0, 9), number(0, 1)
+            multiplier, aligned = number(1, 2), number(0, 1)
             for p in (python, native):
                 p.taps, p.stride, p.padding, p.grad_input = taps, stride, padding, grad_input
-                p.target_length, p.source_length, p.multiplier = values.length, values.length * stride, 1
+                p.target_length, p.source_length = values.length, values.length * stride
+                p.multiplier, p.source, p.target = multiplier, 1024 + 8 * aligned, 1024
+                for side, length in ((p.source_stride, p.source_length), (p.target_stride, p.target_length)):
+                    side[:] = length * p.channels, *((1, p.channels) if last else (length, 1))
                 p.samples = values.batch if last else 1
             module.plan_correlate(python, bytes_)
             library.plan(ctypes.byref(native), values.dtype)

@@ -16,6 +16,12 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr unsigned kWarpMask = 0xffffffffu;
 
+// Neighbours in memory, read and written at once; they lie at a multiple of their size.
+template <typename T, int Count>
+struct alignas(Count * sizeof(T)) Vector {
+  T value[Count];
+};
+
 // The sum of a warp's values, in every lane, in the same order every time.
 template <typename A>
 __device__ A warp_sum(A value) {

@@ -24,6 +24,15 @@ int64_t phases_of(const Params& p) { return p.grad_input ? p.stride : 1; }
 // Taps of the longest phase.
 int64_t most_taps(const Params& p) { return ceil_ratio(p.taps, p.stride); }
 
+bool reads_vectors(const void* data, const Strides& stride, int64_t bytes) {
+  return stride.c == 1 && (stride.l | stride.n) % 4 == 0 && reinterpret_cast<int64_t>(data) % (4 * bytes) == 0;
+}
+
+// Whether a block's channels are the same neighbours in all tensors.
+bool fits_vectors(const Params& p) {
+  return is_channels_last(p.target_stride, p.channels) && p.multiplier == 1 && p.channels % 4 == 0;
+}
+
 // Channels and runs of a block: whole sectors of channels, and no run without work.
 void plan_tile(Params* p, int64_t outputs, int64_t run) {
   p->group = std::min<int64_t>(p->channels, 16 * even_part(ceil_ratio(p->channels, 16), 4));
@@ -33,7 +42,8 @@ void plan_tile(Params* p, int64_t outputs, int64_t run) {
 void plan_correlate(Params* params, DType dtype) {
   Params& p = *params;
   plan_tile(&p, ceil_ratio(p.target_length, phases_of(p)), kRun);
-  const int64_t pitch = p.group | 1, before = (p.runs * kRun + kWindow - 1) * pitch;
+  p.vectors = fits_vectors(p) && reads_vectors(p.source, p.source_stride, bytes_of(dtype));
+  const int64_t pitch = pitch_of(p), before = (p.runs * kRun + kWindow - 1) * pitch;
   const int64_t fitting = (kMaxShared / sum_bytes_of(dtype) - before) / (p.group + pitch);
   p.list_taps = std::max<int64_t>(std::min({fitting, most_taps(p), kMaxListed}), 1);
   p.shared_bytes = (before + p.list_taps * (p.group + pitch)) * sum_bytes_of(dtype);
@@ -77,7 +87,9 @@ void plan_weight_sums(Params* params, DType dtype) {
   plan_tile(&p, p.target_length, kSumRun);
   const int64_t tile = p.runs * kSumRun;
   p.list_taps = kSumTaps;
-  p.shared_bytes = std::max<int64_t>((2 * tile + kSumTaps - 1) * (p.group | 1), p.runs * (kSumTaps + 1) * p.group) *
+  p.vectors = fits_vectors(p) && reads_vectors(p.source, p.source_stride, bytes_of(dtype)) &&
+              reads_vectors(p.target, p.target_stride, bytes_of(dtype));
+  p.shared_bytes = std::max<int64_t>((2 * tile + kSumTaps - 1) * pitch_of(p), p.runs * (kSumTaps + 1) * p.group) *
                    sum_bytes_of(dtype);
   const int64_t units = (p.samples > 0 ? p.batch / p.samples : 0) * ceil_ratio(p.target_length, tile);
   const int64_t wanted = kBlocksWanted / std::max<int64_t>(sum_tiles(p), 1);

@@ -16,10 +16,11 @@ namespace pathconv::depthwise {
 
 constexpr int kRun = 16;      // outputs of a thread
 constexpr int kSumRun = 8;    // outputs that a thread of the weight gradient multiplies at once
-constexpr int kWindow = 4;    // taps per window
+constexpr int kWindow = 6;    // taps per window: 9 and 11 take two
 constexpr int kSumTaps = 16;  // taps of a thread in the weight gradient
 
-__device__ inline int pitch_of(const Params& p) { return p.group | 1; }
+// Channels 4 at once need an even pitch, copies that run along positions an odd one.
+__host__ __device__ inline int pitch_of(const Params& p) { return p.vectors ? p.group : p.group | 1; }
 
 // Taps of a phase.
 __device__ inline int taps_of(const Params& p, int phase) {
@@ -28,28 +29,45 @@ __device__ inline int taps_of(const Params& p, int phase) {
 
 // Copies `rows` positions of a block's channels to tile[row][channel]: the rows from `first` on in steps of `step`,
 // zeros outside of the sequence. channel_of(slot) is the channel's number in the source.
-template <typename T, bool ChannelsLast, typename ChannelOf>
-__device__ void fill(const T* source, const Strides& stride, int length, int first, int step, int rows, int slots,
-                     int pitch, Accumulator<T>* tile, ChannelOf channel_of) {
+template <typename T, bool ChannelsLast, int Width, typename ChannelOf>
+__device__ void fill_by(const T* source, const Strides& stride, int length, int first, int step, int rows, int slots,
+                        int pitch, Accumulator<T>* tile, ChannelOf channel_of) {
   constexpr int kAtOnce = 4;  // loads under way
-  const int columns = ChannelsLast ? slots : rows, total = rows * slots;
+  const int columns = ChannelsLast ? slots / Width : rows, total = rows * (slots / Width);
   const Divider by_columns(columns);
   for (int begin = threadIdx.x; begin < total; begin += kAtOnce * kThreads) {
-    T value[kAtOnce];
+    Vector<T, Width> loaded[kAtOnce];
     int at[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int item = minimum(begin + i * kThreads, total - 1), quotient = by_columns(item);
       const int remainder = item - quotient * columns;
-      const int row = ChannelsLast ? quotient : remainder, slot = ChannelsLast ? remainder : quotient;
+      const int row = ChannelsLast ? quotient : remainder, slot = (ChannelsLast ? remainder : quotient) * Width;
       const int position = first + row * step;
       at[i] = row * pitch + slot;
-      value[i] = position >= 0 && position < length ? source[channel_of(slot) * stride.c + position * stride.l] : T{};
+      loaded[i] = Vector<T, Width>{};
+      if (position >= 0 && position < length)
+        loaded[i] =
+            *reinterpret_cast<const Vector<T, Width>*>(source + channel_of(slot) * stride.c + position * stride.l);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      if (begin + i * kThreads < total) tile[at[i]] = widen(value[i]);
+      if (begin + i * kThreads >= total) continue;
+      Vector<Accumulator<T>, Width> wide;
+#pragma unroll
+      for (int w = 0; w < Width; ++w) wide.value[w] = widen(loaded[i].value[w]);
+      *reinterpret_cast<Vector<Accumulator<T>, Width>*>(tile + at[i]) = wide;
     }
+  }
+}
+
+template <typename T, bool ChannelsLast, typename ChannelOf>
+__device__ void fill(const Params& p, const T* source, const Strides& stride, int length, int first, int step, int rows,
+                     int slots, Accumulator<T>* tile, ChannelOf channel_of) {
+  if (ChannelsLast && p.vectors) {
+    fill_by<T, true, 4>(source, stride, length, first, step, rows, slots, pitch_of(p), tile, channel_of);
+  } else {
+    fill_by<T, ChannelsLast, 1>(source, stride, length, first, step, rows, slots, pitch_of(p), tile, channel_of);
   }
 }
 
@@ -106,11 +124,11 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 3) correlate(co
       }
       const int rows = count + length - 1;
       if (p.grad_input) {
-        fill<T, ChannelsLast>(source, p.source_stride, p.source_length, begin - (taps - 1) + first, 1, rows, slots,
-                              pitch, tile, [&](int s) { return (first_channel + s) * p.multiplier + round; });
+        fill<T, ChannelsLast>(p, source, p.source_stride, p.source_length, begin - (taps - 1) + first, 1, rows, slots,
+                              tile, [&](int s) { return (first_channel + s) * p.multiplier + round; });
       } else {
-        fill<T, ChannelsLast>(source, p.source_stride, p.source_length, (begin + first) * p.stride + phase - p.padding,
-                              p.stride, rows, slots, pitch, tile, [&](int s) {
+        fill<T, ChannelsLast>(p, source, p.source_stride, p.source_length,
+                              (begin + first) * p.stride + phase - p.padding, p.stride, rows, slots, tile, [&](int s) {
                                 return p.multiplier == 1 ? first_channel + s : (first_channel + s) / p.multiplier;
                               });
       }
@@ -191,11 +209,11 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) reduce(const
     const int count = minimum(p.target_length - begin, tile_positions);
     __syncthreads();  // everyone has done with the last tile
     const T* grad = static_cast<const T*>(p.target) + image * p.target_stride.n;
-    fill<T, ChannelsLast>(grad, p.target_stride, p.target_length, begin, 1, count, slots, pitch, grads,
+    fill<T, ChannelsLast>(p, grad, p.target_stride, p.target_length, begin, 1, count, slots, grads,
                           [&](int s) { return first_channel + s; });
     const T* source = static_cast<const T*>(p.source) + image * p.source_stride.n;
-    fill<T, ChannelsLast>(source, p.source_stride, p.source_length, (begin + first) * p.stride + phase - p.padding,
-                          p.stride, count + length - 1, slots, pitch, values, [&](int s) {
+    fill<T, ChannelsLast>(p, source, p.source_stride, p.source_length, (begin + first) * p.stride + phase - p.padding,
+                          p.stride, count + length - 1, slots, values, [&](int s) {
                             return p.multiplier == 1 ? first_channel + s : (first_channel + s) / p.multiplier;
                           });
     __syncthreads();

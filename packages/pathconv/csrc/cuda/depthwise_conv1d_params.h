@@ -33,6 +33,7 @@ struct Params {
   // The plan: a block owns `group` channels and `runs` runs of outputs of each.
   int group, runs;
   int list_taps;     // taps in shared memory at once
+  int vectors;       // whether the tensors read can be read 4 channels at once
   int shared_bytes;  // of a block
   int splits;        // blocks that share the sums of one weight
 };

@@ -1,4 +1,4 @@
-// The dtypes of the CUDA kernels; archs.h says what they were compiled for.
+// The dtypes of the CUDA kernels, and the GPUs that they were compiled for.
 #pragma once
 
 #include <cstdint>

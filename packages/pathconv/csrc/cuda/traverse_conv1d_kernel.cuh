@@ -13,11 +13,6 @@
 
 namespace pathconv::traversal {
 
-template <typename T, int Count>
-struct alignas(Count * sizeof(T)) Vector {
-  T value[Count];
-};
-
 // Neighbours in shared memory, read 16 bytes at once.
 template <typename A, int Count>
 __device__ inline void load(const A* from, A (&to)[Count]) {

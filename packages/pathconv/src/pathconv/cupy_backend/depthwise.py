@@ -11,7 +11,7 @@ from .launch import THREADS, WARPS, ceil_ratio, empty, even_part, instance, laun
 
 RUN = 16  # outputs of a thread
 SUM_RUN = 8  # outputs that a thread of the weight gradient multiplies at once
-WINDOW = 4  # taps per window
+WINDOW = 6  # taps per window
 SUM_TAPS = 16  # of a thread in the weight gradient
 BLOCKS_WANTED = 2048
 MAX_SPLITS = 256
@@ -30,7 +30,7 @@ class Params(ctypes.Structure):
         ("weight_n", ctypes.c_int64),
         *((name, ctypes.c_int) for name in ("batch", "channels", "multiplier", "taps", "source_length")),
         *((name, ctypes.c_int) for name in ("target_length", "stride", "padding", "grad_input", "samples")),
-        *((name, ctypes.c_int) for name in ("group", "runs", "list_taps", "shared_bytes", "splits")),
+        *((name, ctypes.c_int) for name in ("group", "runs", "list_taps", "vectors", "shared_bytes", "splits")),
     ]
 
 
@@ -103,7 +103,8 @@ def params(
 def plan_correlate(p: Params, bytes_: int) -> None:
     """The tile of a block and its taps: `plan_correlate` in C++."""
     _plan_tile(p, ceil_ratio(p.target_length, _phases(p)), RUN)
-    pitch, size = p.group | 1, max(bytes_, 4)
+    p.vectors = _fits_vectors(p) and _reads_vectors(p.source, p.source_stride, bytes_)
+    pitch, size = _pitch(p), max(bytes_, 4)
     before = (p.runs * RUN + WINDOW - 1) * pitch
     p.list_taps = max(min((MAX_SHARED // size - before) // (p.group + pitch), _most_taps(p), MAX_LISTED), 1)
     p.shared_bytes = (before + p.list_taps * (p.group + pitch)) * size
@@ -114,7 +115,9 @@ def plan_weight_sums(p: Params, bytes_: int) -> None:
     _plan_tile(p, p.target_length, SUM_RUN)
     tile = p.runs * SUM_RUN
     p.list_taps = SUM_TAPS
-    cells = max((2 * tile + SUM_TAPS - 1) * (p.group | 1), p.runs * (SUM_TAPS + 1) * p.group)
+    tensors = (p.source, p.source_stride), (p.target, p.target_stride)
+    p.vectors = _fits_vectors(p) and all(_reads_vectors(*tensor, bytes_) for tensor in tensors)
+    cells = max((2 * tile + SUM_TAPS - 1) * _pitch(p), p.runs * (SUM_TAPS + 1) * p.group)
     p.shared_bytes = cells * max(bytes_, 4)
     units = (p.batch // p.samples if p.samples else 0) * ceil_ratio(p.target_length, tile)
     p.splits = max(min(BLOCKS_WANTED // max(_sum_tiles(p), 1), units, MAX_SPLITS), 1)
@@ -135,6 +138,18 @@ def _plan_tile(p: Params, outputs: int, run: int) -> None:
 
 def _channels_last(p: Params) -> bool:
     return p.target_stride[1] == 1 and p.target_stride[2] != 1 and p.channels > 1
+
+
+def _fits_vectors(p: Params) -> bool:
+    return _channels_last(p) and p.multiplier == 1 and p.channels % 4 == 0
+
+
+def _reads_vectors(data: int | None, stride: ctypes.Array, bytes_: int) -> bool:
+    return stride[1] == 1 and (stride[2] | stride[0]) % 4 == 0 and (data or 0) % (4 * bytes_) == 0
+
+
+def _pitch(p: Params) -> int:
+    return p.group if p.vectors else p.group | 1
 
 
 def _phases(p: Params) -> int:
