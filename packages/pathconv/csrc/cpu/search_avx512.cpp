@@ -1,0 +1,18 @@
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#endif
+#define LEVEL_BYTES 64
+#include "cpu/search_level.h"
+
+namespace pathconv {
+extern const SearchLevel search_avx512 = {distances, find};
+}
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif
