@@ -76,7 +76,7 @@ __device__ void gather(const Params& p, const Run& run, int first, int rows, Sto
 constexpr int kFast = 4, kSlow = 8;
 
 template <typename T, bool ChannelsLast>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) convolve(const Params p) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 3) convolve(const Params p) {
   using A = Accumulator<T>;
   const int fast_threads = ChannelsLast ? p.output_threads : p.other_threads;
   const int slow_threads = ChannelsLast ? p.other_threads : p.output_threads;
