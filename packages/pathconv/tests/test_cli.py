@@ -82,6 +82,31 @@ def test_what_cannot_be_done_is_one_sentence(capsys, arguments, words):
     assert error.startswith("pathconv: ") and words in error and error.count("\n") == 1
 
 
+def test_search_prints_and_keeps_the_set(capsys, tmp_path):
+    file = tmp_path / "set.json"
+    done = call(capsys, "search", "zorder", "-o", file)
+    cost = preset_set("z*", 32, 32).cost
+    assert done.out.splitlines()[-1] == f"cost {cost:,}; no set of the 3,969 candidates costs less"
+    found = PathSet.load(file)
+    assert (found.cost, found.bound, found.proven, found.coverage) == (cost, cost, True, 1.0)
+    assert call(capsys, "locality", file).out.splitlines() == done.out.splitlines()[:-1]
+
+
+def test_search_without_a_proof_prints_its_bound(capsys):
+    lines = call(capsys, "search", "hilbert", "--size", 16, "--solver", "greedy").out.splitlines()
+    assert lines[-1].split("; ")[1].startswith("at least ") and lines[-1].endswith("any set of the 4,484 candidates")
+
+
+def test_search_takes_its_options(capsys, tmp_path):
+    state = tmp_path / "state"
+    arguments = ["search", "hilbert", "--size", 12, 18, "--max-pad", 6, "--diagonal-windows", "--quiet"]
+    lines = call(capsys, *arguments, "--resume", state).out.splitlines()
+    assert state.exists() and lines[-1].endswith("candidates costs less")
+    assert call(capsys, *arguments, "--resume", state).out.splitlines() == lines
+    rounded = call(capsys, "search", "zorder", "--size", 8, "--solver", "rounding", "--rounds", 3, "--seed", 1).out
+    assert rounded.splitlines()[-1].startswith("cost 5,")
+
+
 def test_wrong_usage(capsys):
     for arguments in (
         ["draw"],

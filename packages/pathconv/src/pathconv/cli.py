@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (OSError, ValueError, TypeError, ImportError) as error:
+    except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
         if args.traceback:
             raise
         sys.stderr.write(f"pathconv: {error}\n")
@@ -90,16 +90,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--solver",
         default="exact",
-        choices=("greedy", "rounding", "exact"),
-        help="greedy and (randomised) rounding are the paper's; exact (default) proves its optimum or prints its bound",
+        choices=("greedy", "rounding", "exact", "cbc", "highs"),
+        help="greedy and (randomised) rounding are the paper's; exact (default) proves its optimum or prints its "
+        "bound; cbc and highs do so by independent programmes, for small sizes",
     )
     command.add_argument(
-        "--max-pad", type=int, metavar="N", help="largest pad of Hilbert windows (default: the paper's)"
+        "--max-pad", type=int, metavar="N", help="largest pad of the windows (default: as in the authors' code)"
     )
     command.add_argument(
         "--diagonal-windows",
         action="store_true",
-        help="also windows at |row - column| <= 1, which the paper leaves out",
+        help="also windows at |row - column| <= 1, which the authors' code leaves out",
     )
     command.add_argument("--seed", type=int, default=0, help="of rounding (default: 0)")
     command.add_argument("--rounds", type=_positive, default=30, help="of rounding (default: 30)")
@@ -230,27 +231,25 @@ def _search(args: argparse.Namespace) -> list[str]:
     from . import search
 
     height, width = _size(args)
-    options = {"diagonal_windows": args.diagonal_windows}
-    if args.max_pad is not None:
-        options["max_pad"] = args.max_pad
-    universe = search.candidates(height, width, args.curve, **options)
+    where = (height, width, args.curve)
+    universe = search.candidates(
+        *where, max_pad=args.max_pad, diagonal_windows=args.diagonal_windows, progress=not args.quiet
+    )
     if args.solver == "greedy":
-        found = search.greedy(height, width, args.curve, universe=universe)
+        found = search.greedy(*where, universe=universe)
     elif args.solver == "rounding":
-        found = search.randomized_rounding(
-            height, width, args.curve, universe=universe, rounds=args.rounds, seed=args.seed
-        )
+        found = search.randomized_rounding(*where, universe=universe, rounds=args.rounds, seed=args.seed)
     else:
         found = search.exact(
-            height,
-            width,
-            args.curve,
+            *where,
             universe=universe,
+            solver="native" if args.solver == "exact" else args.solver,
             time_limit=args.time_limit,
             resume=args.resume,
             progress=not args.quiet,
         )
     if args.out:
         found.save(args.out)
-    verdict = "the optimum, proven" if found.proven else f"no set costs less than {found.bound:,.0f}"
-    return [*_measures(found, locality(found, height, width)), f"cost {found.cost:,}: {verdict}"]
+    verdict = "no set of the" if found.proven else f"at least {found.bound:,.0f} for any set of the"
+    verdict = f"cost {found.cost:,}; {verdict} {len(universe):,} candidates{' costs less' if found.proven else ''}"
+    return [*_measures(found, locality(found, height, width)), verdict]

@@ -8,7 +8,7 @@ from __future__ import annotations
 try:
     import matplotlib  # noqa: F401
 except ImportError as error:
-    raise ImportError("drawing needs matplotlib: pip install pathconv[plot].") from error
+    raise ImportError('drawing needs matplotlib: pip install "pathconv[plot]".') from error
 
 from .animation import animate
 from .drawing import SHOWS, draw
