@@ -205,3 +205,21 @@ def test_imagenet64_remembers_which_batches_it_read(batches):
     (source / "train_data_batch_1").write_bytes((source / "train_data_batch_3").read_bytes())
     with pytest.raises(prepare.Unusable, match="is not the file that"):
         prepare.prepare(source, target, None, workers=1)
+
+
+# Path sets ----------------------------------------------------------------------------------------------------------
+
+
+def test_path_sets_smoke_stands_beside_the_paper(tmp_path):
+    arguments = ["--smoke", "--curves", "zorder", "--solvers", "greedy", "exact", "--out", tmp_path]
+    done = run("pathconv/path_sets", *arguments)
+    assert done.stdout == (tmp_path / "path_sets.md").read_text()
+    lines = done.stdout.splitlines()
+    assert "| 32 | 188,480 | 215,640 | 79.102% | 180,944 | 74.609% |" in lines
+    assert any(line.startswith("| Z-order | 32 | the paper | 3 | 576,988 |") for line in lines)
+    assert any(line.startswith("| Z-order | 32 | exact | 3 | 574,652 | 0.40% | proven |") for line in lines)
+    record = json.loads((tmp_path / "path_sets.json").read_text())
+    assert [row["method"] for row in record["sets"]] == ["published", "greedy", "exact"]
+    assert all(row["coverage"] == 1 for row in record["sets"])
+    assert json.loads((tmp_path / "zorder_32_exact.json").read_text())["proven"]
+    assert (tmp_path / "zorder_32_exact.png").stat().st_size > 10_000
