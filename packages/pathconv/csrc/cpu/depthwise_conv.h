@@ -70,9 +70,10 @@ inline void run_tiles(Tile<T, A> t, int64_t count) {
   }
 }
 
-// Bytes of the source for every vector of outputs.
+// Bytes of the source for every vector of outputs, if outputs read all of it.
 template <class T>
 inline int64_t read_bytes(const Geometry& g) {
+  if (g.stride > g.span) return 0;
   return kLanes<typename AccumulatorOf<T>::type> * sizeof(T) * g.stride * g.planes / (g.share * g.line_count);
 }
 

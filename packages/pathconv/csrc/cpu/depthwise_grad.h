@@ -64,8 +64,8 @@ void grad_channels(const Geometry& g, const GradTask& task) {
   A* packed = static_cast<A*>(task.scratch);
   const int64_t channels = g.out_channels, lanes = min(channels, kLanes<A>), taps = g.weights;
   const int64_t line = g.strip * int64_t(sizeof(T)), at_once = kLanes<A> * sizeof(T);
-  Ahead reads(source + (task.q0 * g.stride + g.first) * g.source.l, at_once * g.stride / g.share,
-              line * g.stride * g.source.l);
+  Ahead reads(source + (task.q0 * g.stride + g.first) * g.source.l,
+              g.stride > g.span ? 0 : at_once * g.stride / g.share, line * g.stride * g.source.l);
   Ahead grad_reads(grad + task.q0 * g.out.l, at_once, line * g.out.l);
   for (int64_t q = task.q0; q < task.q1; q += g.strip) {
     const int64_t count = min(g.strip, task.q1 - q), at = q * g.stride + g.first;
@@ -108,7 +108,8 @@ void grad_positions(const Geometry& g, const GradTask& task) {
   A* totals = reinterpret_cast<A*>(vectors + room + 1);
   A* packed = totals + room;
   const int64_t strips = (task.q1 - task.q0 + g.strip - 1) / g.strip, at_once = kLanes<A> * sizeof(T);
-  Ahead reads(source + task.g0 * g.source.c + task.q0 * g.stride, at_once * g.stride / g.share, 0);
+  Ahead reads(source + task.g0 * g.source.c + task.q0 * g.stride, g.stride > g.span ? 0 : at_once * g.stride / g.share,
+              0);
   Ahead grad_reads(grads + task.g0 * g.share * g.out.c + task.q0, at_once, 0);
   Ahead idle(source, 0, 0);
   for (int64_t i = task.g0 * strips; i < task.g1 * strips; ++i) {

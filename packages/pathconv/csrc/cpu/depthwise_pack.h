@@ -17,8 +17,7 @@ inline void fill_zero(A* out, int64_t count) {
   for (; i < count; ++i) out[i] = 0;
 }
 
-// Positions of one source, `step` elements apart, as one vector per position: of channels [first, first + lanes) of
-// `plane`.
+// `count` positions, `step` elements apart, as one vector each: what output channels `first` and on read of `plane`.
 template <class T, class A>
 inline void pack_channels(const Geometry& g, const T* in, int64_t step, int64_t count, int64_t first, int64_t plane,
                           A* out) {
@@ -45,9 +44,13 @@ inline void pack_channels(const Geometry& g, const T* in, int64_t step, int64_t 
       store(out + i * kLanes<A>, plane ? rearrange<Order::odd>(low, high) : rearrange<Order::even>(low, high));
     }
   } else {
-    for (int64_t i = 0; i < count; ++i, in += step, out += kLanes<A>)
-      for (int64_t j = 0; j < kLanes<A>; ++j)
-        out[j] = j < lanes ? A(widen(in[((first + j) * g.planes + plane) / g.share])) : A(0);
+    int64_t channel[kLanes<A>];
+    for (int64_t j = 0; j < lanes; ++j) channel[j] = ((first + j) * g.planes + plane) / g.share;
+    for (int64_t i = 0; i < count; ++i, in += step, out += kLanes<A>) {
+      A values[kLanes<A>] = {};
+      for (int64_t j = 0; j < lanes; ++j) values[j] = widen(in[channel[j]]);
+      store(out, load(values));
+    }
   }
 }
 
@@ -66,7 +69,7 @@ inline void pack_positions(const T* in, int64_t step, int64_t count, A* out) {
   for (; i < count; ++i) out[i] = widen(in[i * step]);
 }
 
-// What outputs [q, q + count) of every line read: lanes' channels from `first` on, or source channel first * planes.
+// What outputs [q, q + count) of every line read, of output channels `first` and on or of the group `first`.
 template <class T, class A>
 inline void pack(const Geometry& g, const T* source, int64_t first, int64_t q, int64_t count, A* out) {
   const bool channels = g.lanes == Lanes::channels;

@@ -80,7 +80,7 @@ void Plan::measure(Pass pass) {
   const auto bytes = [&] { return (g.planes * g.phases * columns() + g.strip * g.out_step) * vector_ * number_; };
   // A strip that is read in place costs nothing to begin; one that is packed reads the margins between strips twice.
   g.strip = channels ? (g.direct && pass != Pass::grad_weight ? 8 : 32) : 2048;
-  while (g.strip > 1 && bytes() > static_cast<size_t>(kScratchBytes)) g.strip /= 2;
+  while (g.strip > 1 && g.strip * g.stride > g.span && bytes() > static_cast<size_t>(kScratchBytes)) g.strip /= 2;
   g.columns = columns();
   tile_ = channels ? std::max(g.strip, int64_t{128}) : g.strip;
   if (!channels) some_ = std::clamp<int64_t>(g.strip / std::max<int64_t>(1, length_), 1, std::max<int64_t>(1, groups_));
