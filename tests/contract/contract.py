@@ -52,6 +52,8 @@ class Op:
         good: a call that `bad_inputs` spoil, in float32.
         mapped: `in_dims` of `vmap` that must work, as argument name -> dimension.
         thread_independent: the native kernels promise the same bits for any number of threads.
+        autocast: runs in autocast's dtype; what only moves numbers keeps theirs.
+        dynamic: dimensions of the module's input that an exported program leaves open.
     """
 
     package: ModuleType
@@ -69,6 +71,8 @@ class Op:
     cpu_levels: tuple[str, ...] = ("baseline", "avx2", "avx512")
     thread_independent: bool = True
     exact_with_integers: bool = True
+    autocast: bool = True
+    dynamic: tuple[int, ...] = (0, 2, 3)
     tolerances: Mapping[torch.dtype, tuple[float, float]] = field(default_factory=lambda: TOLERANCES)
 
     def __str__(self) -> str:
@@ -93,20 +97,28 @@ def integers(seed: int = 0) -> Draw:
     return lambda *shape: torch.randint(-1, 2, shape, generator=generator).double()
 
 
-# Ways an image can lie in memory; all show the same values.
+def _channels_last(x: Tensor) -> Tensor:
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+# Ways an image (N, C, H, W) or a sequence (N, C, L) can lie in memory; all show the same values.
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda x: x.contiguous(),
-    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
-    "slice": lambda x: _inside_larger(x, (1, 2, 3, 5)),
-    "channels_last_slice": lambda x: _inside_larger(x, (1, 2, 3, 5), memory_format=torch.channels_last),
+    "channels_last": _channels_last,
+    "slice": lambda x: _inside_larger(x),
+    "channels_last_slice": lambda x: _inside_larger(x.movedim(1, -1)).movedim(-1, 1),
     "every_second": lambda x: torch.stack((x, x + 1), -1).flatten(-2)[..., ::2],
     "transposed": lambda x: x.mT.contiguous().mT,
 }
 
 
-def _inside_larger(x: Tensor, margins: tuple[int, ...], memory_format=torch.contiguous_format) -> Tensor:
-    shape = [size + 2 * margin for size, margin in zip(x.shape, margins)]
-    larger = torch.full(shape, torch.nan, dtype=x.dtype, device=x.device).contiguous(memory_format=memory_format)
+def lies_channels_last(x: Tensor) -> bool:
+    return x.movedim(1, -1).is_contiguous()
+
+
+def _inside_larger(x: Tensor) -> Tensor:
+    margins = (1, 2, 3, 5)[: x.dim()]
+    larger = x.new_full([size + 2 * margin for size, margin in zip(x.shape, margins)], torch.nan)
     view = larger[tuple(slice(margin, margin + size) for size, margin in zip(x.shape, margins))]
     view.copy_(x)
     return view

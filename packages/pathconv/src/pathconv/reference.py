@@ -73,7 +73,7 @@ def gather_conv1d(
     x: Tensor, index: Tensor, inverse: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool
 ) -> Tensor:
     """The traversal and a convolution of kernel size 1."""
-    y = torch.matmul(_wide(weight), gather(_wide(x), index, inverse, False))
+    y = _product(_wide(weight), gather(_wide(x), index, inverse, False))
     if bias is not None:
         y = y + _wide(bias)[:, None]
     return _laid_out(y.to(x.dtype), channels_last)
@@ -89,20 +89,26 @@ def gather_conv1d_grad_input(
     channels_last: bool,
 ) -> Tensor:  # (N, C, H, W)
     """x[n, c, q] = sum_{p, o} weight[o, p * C + c] * grad[n, o, inverse[p, q]]."""
-    pixels = gather_adjoint(torch.matmul(_wide(weight).mT, _wide(grad)), index, inverse, height, width, False)
+    pixels = gather_adjoint(_product(_wide(weight).mT, _wide(grad)), index, inverse, height, width, False)
     return _laid_out(pixels.to(grad.dtype), channels_last)
 
 
 def gather_conv1d_grad_weight(grad: Tensor, x: Tensor, index: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
     """dweight[o, p * C + c] = sum_{n, l} grad[n, o, l] * x[n, c, index[p, l]] (D, P * C); dbias[o] = sum grad (D,)."""
     wide = _wide(grad)
-    weight = torch.einsum("nol,nil->oi", wide, gather(_wide(x), index, inverse, False))
+    weight = _product(wide, gather(_wide(x), index, inverse, False).mT).sum(0)
     return weight.to(grad.dtype), wide.sum((0, 2)).to(grad.dtype)
 
 
 def lies_last(t: Tensor) -> bool:
     """Whether results computed from `t`, (N, C, L) or (N, C, H, W), are laid out channels last."""
     return t.stride(1) == 1 and t.shape[1] > 1 and not t.is_contiguous()
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """The matrix product in its own precision, under autocast too."""
+    with torch.autocast(a.device.type, enabled=False):
+        return torch.matmul(a, b)
 
 
 def _wide(t: Tensor) -> Tensor:
