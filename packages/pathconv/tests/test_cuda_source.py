@@ -266,7 +266,8 @@ def test_blocks_with_several_shares_of_the_work(kernels, monkeypatch, last):
     monkeypatch.setattr(traversal, "SUM_BLOCKS_WANTED", 3)
     monkeypatch.setattr(depthwise, "BLOCKS_WANTED", 3)
     layout = "last" if last else "first"
-    check(*run_traversal(kernels, (37, 3, 8, 8), 3, 12, torch.float64, last), torch.float64)
+    for dtype in (torch.float64, torch.float16):
+        check(*run_traversal(kernels, (37, 3, 8, 8), 3, 12, dtype, last), dtype)
     for multiplier, stride in ((1, 1), (2, 2)):
         got, expected = run_depthwise(kernels, (7, 10, 90), multiplier, 9, stride, 4, torch.float64, layout=layout)
         check(got, expected, torch.float64)

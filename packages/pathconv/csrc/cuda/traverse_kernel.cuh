@@ -47,24 +47,30 @@ struct Element {
   }
 };
 
-constexpr int kImagesAtOnce = 4;  // loads under way before the first is written
+// Blocks per multiprocessor that a traversal leaves registers for: all that fit in threads.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kBlocks = 4;
+#else
+constexpr int kBlocks = 6;
+#endif
 
 template <typename T, bool ChannelsLast>
-__global__ void __launch_bounds__(kThreads) traverse(const Params p) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 4 : kBlocks) traverse(const Params p) {
+  constexpr int kAtOnce = sizeof(T) == 8 ? 4 : 8;  // loads under way before the first is written
   const Element<ChannelsLast> e(p);
   if (e.at >= e.size) return;
   const int path = e.channel / p.channels, channel = e.channel - path * p.channels;
   const T* source =
       static_cast<const T*>(p.source) + channel * p.source_stride.c + pixel(p, look_up(p, path, e.position));
   T* target = static_cast<T*>(p.target) + e.at;
-  for (int n = e.image; n < e.last_image; n += kImagesAtOnce) {
-    T value[kImagesAtOnce];
+  for (int n = e.image; n < e.last_image; n += kAtOnce) {
+    T value[kAtOnce];
 #pragma unroll
-    for (int i = 0; i < kImagesAtOnce; ++i) {
+    for (int i = 0; i < kAtOnce; ++i) {
       if (n + i < e.last_image) value[i] = source[(n + i) * p.source_stride.n];
     }
 #pragma unroll
-    for (int i = 0; i < kImagesAtOnce; ++i) {
+    for (int i = 0; i < kAtOnce; ++i) {
       if (n + i < e.last_image) target[(n + i) * static_cast<long long>(e.size)] = value[i];
     }
   }
