@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pathconv import functional, paths
+from pathconv import functional, modules, paths
 from pathconv.functional import path_tables
 from pathconv.modules import (
     ChannelNorm,
@@ -283,6 +283,18 @@ def test_block_is_the_formula_and_so_are_its_gradients(num_paths, length):
         for a, b in zip(torch.autograd.grad((found * target).sum(), leaves), wanted):
             assert torch.allclose(a, b, rtol=1e-7, atol=1e-9)
     assert block(last(x.detach())).mT.is_contiguous()
+
+
+@pytest.mark.parametrize("cache", [1, 3000, 1 << 30])
+def test_inference_in_parts_is_the_same(cache, monkeypatch):
+    block, x = randomised(PathConvBlock(12, 3)), torch.randn(3, 12, 17)
+    monkeypatch.setattr(modules, "CACHE_BYTES", cache)
+    for given in (x, last(x), x[:0], x[:1, :, :1]):
+        expected = block(given)
+        with torch.no_grad():
+            found = block(given)
+        assert torch.allclose(found, expected, atol=1e-5) and found.shape == given.shape
+        assert found.mT.is_contiguous() and expected.mT.is_contiguous()
 
 
 def test_drop_path_drops_whole_samples_and_scales_the_rest():

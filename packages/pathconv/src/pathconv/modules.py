@@ -20,6 +20,7 @@ from ._common.checks import positive_int, positive_pair
 from .functional import PathTables, depthwise_conv1d, path_tables
 
 LAYER_NORM_EPS = 1e-6
+CACHE_BYTES = 2 << 20  # of one core
 
 
 class Traverse(nn.Module):
@@ -267,8 +268,7 @@ class PathAwareECA(nn.Module):
         """The attention e * f, by which `forward` multiplies."""
         mean = x.mean(2).unflatten(1, (self.num_paths, -1))
         kernel, (_, bias) = self.kernel(), self.combine.parameters()
-        same = {"padding": kernel.shape[2] // 2, "groups": self.num_paths}
-        inner = F.conv1d(mean, kernel, bias.expand(self.num_paths), **same).sigmoid()
+        inner = depthwise_conv1d(mean, kernel, bias.expand(self.num_paths), padding=kernel.shape[2] // 2).sigmoid()
         outer = self.cross_path_mlp(inner.mean(2))
         return (inner * outer[..., None]).flatten(1)
 
@@ -294,6 +294,28 @@ class PointwiseConv1d(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:  # (N, in_channels, L) -> (N, out_channels, L)
         return F.linear(x.mT, self.weight.flatten(1), self.bias).mT
+
+
+class InvertedBottleneck(nn.Sequential):
+    """conv_1(gelu(norm(conv_1(x)))), d -> 4 d -> d channels, where conv_1 is a convolution of kernel size 1."""
+
+    def __init__(self, dim: int, **dd: Any) -> None:
+        widen, narrow = PointwiseConv1d(dim, 4 * dim, **dd), PointwiseConv1d(4 * dim, dim, **dd)
+        super().__init__(widen, ChannelNorm(4 * dim, eps=LAYER_NORM_EPS, **dd), nn.GELU(), narrow)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, d, L)
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if torch.is_grad_enabled() or traced or x.device.type != "cpu":
+            return super().forward(x)
+        # Inference on a CPU: positions do not mix, so as many go together as keep 4 d channels of them in the caches.
+        samples, dim, length = x.shape
+        together = max(1, torch.get_num_threads() * CACHE_BYTES // (4 * dim * x.element_size()))
+        if samples * length <= together:
+            return super().forward(x)
+        positions = x.mT.reshape(1, -1, dim).split(together, 1)
+        return (
+            torch.cat([super(InvertedBottleneck, self).forward(part.mT).mT for part in positions], 1).view_as(x.mT).mT
+        )
 
 
 class PathConvBlock(nn.Module):
@@ -336,15 +358,11 @@ class PathConvBlock(nn.Module):
         self.drop_path, self.layer_scale_init_value = float(drop_path), layer_scale_init_value
         self.attn = PathAwareECA(dim, num_paths, **dd)
         self.dwconv = nn.Sequential(DepthwiseConv1d(dim, 9, **dd), ChannelNorm(dim, eps=LAYER_NORM_EPS, **dd))
-        self.invBot = nn.Sequential(
-            PointwiseConv1d(dim, 4 * dim, **dd),
-            ChannelNorm(4 * dim, eps=LAYER_NORM_EPS, **dd),
-            nn.GELU(),
-            PointwiseConv1d(4 * dim, dim, **dd),
-        )
+        self.invBot = InvertedBottleneck(dim, **dd)
         self.scaling = nn.Parameter(torch.full((dim,), layer_scale_init_value, **dd))
 
     def forward(self, x: Tensor) -> Tensor:  # (N, dim, L)
+        x = x.mT.contiguous().mT  # no copy inside a network
         conv, norm = self.dwconv
         z = self.invBot(norm(conv(x, 1 + self.attn.weights(x))))
         scale = self.scaling[:, None]
