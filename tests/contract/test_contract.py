@@ -241,7 +241,7 @@ def test_compiles_with_inductor(op):
 def test_exports_with_dynamic_batch_and_size(op, device, strict):
     module = op.module().to(device).eval()
     x = op.module_input(2).to(device)
-    auto = {dim: torch.export.Dim.DYNAMIC for dim in op.dynamic}
+    auto = dict.fromkeys(op.dynamic, torch.export.Dim.DYNAMIC)
     program = torch.export.export(module, (x,), dynamic_shapes=(auto,), strict=strict)
     margins = [margin for dim, pair in ((3, (3, 4)), (2, (1, 0))) if dim < x.dim() for margin in pair]
     larger = op.module_input(5).to(device)
