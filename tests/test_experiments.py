@@ -222,4 +222,4 @@ def test_path_sets_smoke_stands_beside_the_paper(tmp_path):
     assert [row["method"] for row in record["sets"]] == ["published", "greedy", "exact"]
     assert all(row["coverage"] == 1 for row in record["sets"])
     assert json.loads((tmp_path / "zorder_32_exact.json").read_text())["proven"]
-    assert (tmp_path / "zorder_32_exact.png").stat().st_size > 10_000
+    assert (tmp_path / "zorder_32.png").stat().st_size > 10_000
