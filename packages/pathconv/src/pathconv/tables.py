@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from .path_set import inverse, to_index
+from .paths import resolve
 
 
 class PathTables(NamedTuple):
@@ -31,7 +35,8 @@ def path_tables(
 ) -> PathTables:
     """The tables of `paths`, anything that the functions of this package take, over an image of this size.
 
-    Tables given are returned as they are. The rest is kept: a call with equal values costs a look-up.
+    Tables given are returned as they are. The rest is kept: a call with equal values costs a look-up. Compiled code
+    keeps the tables that it was compiled with, whatever happens to a tensor of rows and columns afterwards.
 
     Raises:
         TypeError: `paths` is no name, configuration, `PathSet` or tensor.
@@ -43,14 +48,18 @@ def path_tables(
     """
     if isinstance(paths, PathTables):
         return paths
-    where = torch.device("cpu" if device is None else device)
+    return PathTables(*_known(paths, height, width, torch.device("cpu" if device is None else device)), height, width)
+
+
+@torch.compiler.assume_constant_result
+def _known(paths: Any, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     if not isinstance(paths, Tensor):
-        return _of_value(tuple(paths) if isinstance(paths, list) else paths, height, width, where)
+        return _of_value(tuple(paths) if isinstance(paths, list) else paths, height, width, device)
     known = _of_tensors.setdefault(paths, {})
-    key = (0 if paths.is_inference() else paths._version, height, width, where)
+    key = (0 if paths.is_inference() else paths._version, height, width, device)
     if key not in known:
         known.clear()  # of an older version, or of a device left behind
-        known[key] = _make(paths, height, width, where)
+        known[key] = _make(paths, height, width, device)
     return known[key]
 
 
@@ -79,12 +88,11 @@ _of_tensors: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 @functools.lru_cache(maxsize=64)
-def _of_value(paths: Any, height: int, width: int, device: torch.device) -> PathTables:
+def _of_value(paths: Any, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return _make(paths, height, width, device)
 
 
-def _make(paths: Any, height: int, width: int, device: torch.device) -> PathTables:
-    from .paths import inverse, resolve, to_index
-
-    index = to_index(resolve(paths, height, width), width)
-    return PathTables(index.to(device), inverse(index).to(device), height, width)
+def _make(paths: Any, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    with _disable_current_modes():  # numbers, also where a graph is traced with tensors that have none
+        index = to_index(resolve(paths, height, width), width)
+        return index.to(device), inverse(index).to(device)
