@@ -474,6 +474,8 @@ def test_wide_residual_network():
     assert model(x).shape == (2, 64)
     with pytest.raises(ValueError, match="global_pool"):
         model.reset_classifier(3, "max")
+    backbone = timm.create_model("wrn_40_2", features_only=True, img_size=64, out_indices=(0, 3))
+    assert [tuple(out.shape[1:]) for out in backbone(images(64, 64))] == [(32, 64, 64), (256, 8, 8)]
     for depth in (4, 41):
         with pytest.raises(ValueError, match=f"depth must be 4 more than a multiple of 6, but it is {depth}"):
             WideResNet(depth)

@@ -49,6 +49,8 @@ class PathConvNet(nn.Module):
         global_pool: "avg", or "" to keep the sequence: the head then works on every position.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block; grows linearly from 0 over all blocks.
+        attention: False leaves the path-aware attention out, as in the paper's ablation (table 5).
+        position_embedding: False leaves the position embedding out, likewise.
         layer_scale_init_value: of the blocks' layer scales.
 
     Raises:
@@ -73,6 +75,8 @@ class PathConvNet(nn.Module):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
+        attention: bool = True,
+        position_embedding: bool = True,
         layer_scale_init_value: float = 1e-6,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -87,7 +91,8 @@ class PathConvNet(nn.Module):
         self.grad_checkpointing = False
 
         self.stem = Stem(paths * in_chans, dims[0], **dd)
-        self.posEmbedding = nn.Parameter(torch.empty(1, dims[0], length, **dd))
+        embedding = nn.Parameter(torch.empty(1, dims[0], length, **dd)) if position_embedding else None
+        self.register_parameter("posEmbedding", embedding)
         self.downsample = nn.ModuleList(
             nn.Sequential(
                 DepthwiseConv1d(before, 9, multiplier=after // before, stride=2, **dd),
@@ -95,14 +100,10 @@ class PathConvNet(nn.Module):
             )
             for before, after in pairwise(dims)
         )
+        block = {"attention": attention, "layer_scale_init_value": layer_scale_init_value}
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         self.stage = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    PathConvBlock(dim, paths, next(rates), layer_scale_init_value=layer_scale_init_value, **dd)
-                    for _ in range(depth)
-                )
-            )
+            nn.Sequential(*(PathConvBlock(dim, paths, next(rates), **block, **dd) for _ in range(depth)))
             for dim, depth in zip(dims, depths)
         )
         self.feature_info = [
@@ -119,7 +120,8 @@ class PathConvNet(nn.Module):
         Biases are 0 in convolutions and 0.01 in linear layers; the position embedding is drawn from N(0, 1). After a
         start on the meta device: `model.to_empty(device=...)`, then this.
         """
-        nn.init.normal_(self.posEmbedding)
+        if self.posEmbedding is not None:
+            nn.init.normal_(self.posEmbedding)
         for module in self.modules():
             if isinstance(module, (nn.LayerNorm, Traverse)):
                 module.reset_parameters()
@@ -151,9 +153,11 @@ class PathConvNet(nn.Module):
                 raise ValueError("path is missing: this network's paths have no name, so say which to take.")
             path = old.source
         new = Traverse(path, img_size, device=old.paths.device)
-        embedding = resize_position_embedding(self.posEmbedding.detach(), old.tables, new.tables)
+        embedding = self.posEmbedding
+        if embedding is not None:
+            resampled = resize_position_embedding(embedding.detach(), old.tables, new.tables)
+            self.posEmbedding = nn.Parameter(resampled, requires_grad=embedding.requires_grad)
         self.pathSampling = new
-        self.posEmbedding = nn.Parameter(embedding, requires_grad=self.posEmbedding.requires_grad)
 
     def forward_features(self, x: Tensor) -> Tensor:  # (N, in_chans, H, W) -> (N, dims[-1], l)
         x = self._embed(x)
@@ -245,7 +249,7 @@ class PathConvNet(nn.Module):
         if num_classes == 0:
             self.head: nn.Module = nn.Identity()
             return
-        like = self.posEmbedding
+        like = self.stem.conv1.weight
         self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
         _reset_linear(self.head)
 
@@ -274,6 +278,8 @@ class PathConvNet(nn.Module):
 
     def _embed(self, x: Tensor) -> Tensor:
         x = self.stem(x, self.pathSampling)
+        if self.posEmbedding is None:
+            return x
         return x + self.posEmbedding.mT.contiguous().mT  # in the layout of x, or the addition crawls
 
     def _stage(self, x: Tensor, index: int) -> Tensor:

@@ -98,13 +98,18 @@ def resnet50_lowres(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return build_model_with_cfg(LowResolutionResNet, "resnet50_lowres", pretrained, **arguments)
 
 
+def _wide_resnet(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    features = {"out_indices": (0, 1, 2), "flatten_sequential": True}
+    return build_model_with_cfg(WideResNet, name, pretrained, feature_cfg=features, depth=40, **kwargs)
+
+
 @register_model
 def wrn_40_2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """WRN-40-2 as in the paper: 9.3 M parameters and 1.92 GMACs for 1000 classes of 64x64 images, 2.2 M at 32x32."""
-    return build_model_with_cfg(WideResNet, "wrn_40_2", pretrained, depth=40, width=2, **kwargs)
+    return _wide_resnet("wrn_40_2", pretrained, width=2, **kwargs)
 
 
 @register_model
 def wrn_40_5(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """WRN-40-5 as in the paper: 57.2 M parameters and 11.9 GMACs for 1000 classes of 64x64 images, 14.0 M at 32x32."""
-    return build_model_with_cfg(WideResNet, "wrn_40_5", pretrained, depth=40, width=5, **kwargs)
+    return _wide_resnet("wrn_40_5", pretrained, width=5, **kwargs)

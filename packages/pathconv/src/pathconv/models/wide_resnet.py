@@ -72,7 +72,7 @@ class WideResNet(nn.Module):
         self.num_classes, self.in_chans, self.num_features = num_classes, in_chans, dims[-1]
         self.head_hidden_size = dims[-1]
         self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, **dd)
-        self.stages = nn.ModuleList()
+        stages = []
         before = 16
         for index, dim in enumerate(dims):
             blocks = []
@@ -80,7 +80,8 @@ class WideResNet(nn.Module):
                 stride = 2 if index > 0 and block == 0 else 1
                 blocks.append(WideBlock(before, dim, stride, drop_rate, **dd))
                 before = dim
-            self.stages.append(nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.Sequential(*stages)
         self.feature_info = [
             {"num_chs": dim, "reduction": 2**index, "module": f"stages.{index}"} for index, dim in enumerate(dims)
         ]
@@ -88,10 +89,7 @@ class WideResNet(nn.Module):
         self.reset_classifier(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:  # (N, in_chans, H, W) -> (N, num_features, h, w)
-        x = self.conv1(x)
-        for stage in self.stages:
-            x = stage(x)
-        return self.bn1(x).relu()
+        return self.bn1(self.stages(self.conv1(x))).relu()
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = x.mean((2, 3))
