@@ -140,19 +140,44 @@ struct PlaneTile {
   int64_t ahead, out_ahead;  // distances to the tile of a later plane, which is asked for meanwhile
 };
 
+// The same where every row is in the plane; every other row's address is a sum that the load itself makes.
+template <int R, int V, int M, int I = 0>
+DWOCONV1D_INLINE void add_whole_column(FloatVector* sums, const float* in, int64_t row, const FloatVector* weight,
+                                       const uint64_t* lanes) {
+  if constexpr (I < R + M - 1) {
+    use_row<R, V, M, I>(sums, in + I % 2 * row, weight, lanes);
+    add_whole_column<R, V, M, I + 1>(sums, I % 2 ? in + 2 * row : in, row, weight, lanes);
+  }
+}
+
+template <int R, int V, int M>
+DWOCONV1D_INLINE void add_cut_column(FloatVector* sums, const PlaneTile& t, int64_t i) {
+  const TapColumn& c = t.plane->columns[i];
+  const float *in = t.in + c.dy * t.row + c.dx, *weight = t.plane->weight + c.first;
+  const int64_t top = t.p + c.dy;
+  if (M > 1 && top < 0 && top + R + M - 1 > t.height) {
+    for (int s = 0; s < M; ++s)
+      add_column<R, V, 1>(sums, in + s * t.row, t.row, top + s, t.height, weight + s, t.live[i]);
+  } else {
+    add_column<R, V, M>(sums, in, t.row, top, t.height, weight, t.live[i]);
+  }
+}
+
+// Columns are sorted by row: those cut by the plane's upper edge come first, those cut by the lower edge last.
 template <int R, int V, int M>
 DWOCONV1D_INLINE void add_columns(FloatVector* sums, const PlaneTile& t) {
-  for (int64_t i = t.plane->ends[M - 1]; i < t.plane->ends[M]; ++i) {
-    const TapColumn& c = t.plane->columns[i];
-    const float *in = t.in + c.dy * t.row + c.dx, *weight = t.plane->weight + c.first;
-    const int64_t top = t.p + c.dy;
-    if (M > 1 && top < 0 && top + R + M - 1 > t.height) {
-      for (int s = 0; s < M; ++s)
-        add_column<R, V, 1>(sums, in + s * t.row, t.row, top + s, t.height, weight + s, t.live[i]);
-    } else {
-      add_column<R, V, M>(sums, in, t.row, top, t.height, weight, t.live[i]);
-    }
+  const TapColumn* columns = t.plane->columns;
+  int64_t i = t.plane->ends[M - 1];
+  const int64_t end = t.plane->ends[M], last = t.height - (R + M - 1) - t.p;
+  for (; i < end && columns[i].dy < -t.p; ++i) add_cut_column<R, V, M>(sums, t, i);
+  for (; i < end && columns[i].dy <= last; ++i) {
+    FloatVector weight[M];
+    uint64_t lanes[V];
+    splat_weights<M>(t.plane->weight + columns[i].first, weight);
+    split_lanes<V>(t.live[i], lanes);
+    add_whole_column<R, V, M>(sums, t.in + columns[i].dy * t.row + columns[i].dx, t.row, weight, lanes);
   }
+  for (; i < end; ++i) add_cut_column<R, V, M>(sums, t, i);
 }
 
 template <int R, int V, int I = 0>

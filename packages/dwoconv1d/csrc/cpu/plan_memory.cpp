@@ -30,11 +30,13 @@ std::vector<unsigned char> Plan::weights(const void* weight, bool residual) cons
     for (const Block& block : blocks_) {
       for (size_t p = block.first_piece; p < block.last_piece; ++p) {
         const std::vector<int64_t>& map = maps_[pieces_[p].map];
+        const int64_t centre = residual ? map[reads_.taps / 2] : -1;
         for (int64_t c = pieces_[p].first; c < pieces_[p].first + pieces_[p].channels; ++c) {
           const T* in = static_cast<const T*>(weight) + c * reads_.taps;
           A* sums = out + block.weights + (c - block.first);
           for (int64_t s = 0; s < reads_.taps; ++s)
-            if (map[s] >= 0) sums[map[s] * step] += widen(in[s]) + A(residual && s == reads_.taps / 2);
+            if (map[s] >= 0) sums[map[s] * step] += widen(in[s]);
+          if (centre >= 0) sums[centre * step] += A(1);
         }
       }
     }
