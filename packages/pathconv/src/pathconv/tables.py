@@ -36,7 +36,8 @@ def path_tables(
     """The tables of `paths`, anything that the functions of this package take, over an image of this size.
 
     Tables given are returned as they are. The rest is kept: a call with equal values costs a look-up. Compiled code
-    keeps the tables that it was compiled with, whatever happens to a tensor of rows and columns afterwards.
+    keeps the tables that it was compiled with, whatever happens to a tensor of rows and columns afterwards; compiled
+    with `dynamic=True` it takes nothing but tables.
 
     Raises:
         TypeError: `paths` is no name, configuration, `PathSet` or tensor.
@@ -76,12 +77,17 @@ def image_size(length: int, paths: Any, height: int | None, width: int | None) -
     if hasattr(paths, "height") and hasattr(paths, "width"):
         return paths.height, paths.width
     if isinstance(paths, Tensor) and paths.shape[-1] == 2 and paths.numel() > 0:
-        rows, columns = (paths.reshape(-1, 2).amax(0) + 1).tolist()
-        return rows, columns
+        return _extent(paths)
     side = math.isqrt(length)
     if side * side != length:
         raise ValueError(f"y has {length} positions, which is no square: pass height and width of the image.")
     return side, side
+
+
+@torch.compiler.assume_constant_result
+def _extent(paths: Tensor) -> tuple[int, int]:
+    rows, columns = (paths.reshape(-1, 2).amax(0) + 1).tolist()
+    return rows, columns
 
 
 _of_tensors: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
