@@ -295,10 +295,10 @@ def test_infinities_stay_where_they_belong(kernels, last):
     weight = torch.ones(1, 9, 7).half()
     y = kernels.depthwise_conv1d(x, weight, None, 1, 3)
     assert y.isinf().nonzero().tolist() == [[1, 4, position] for position in range(17, 24)] and not y.isnan().any()
-    # Positions behind the last output that a tap reads: no sum has them.
-    grad = torch.ones(3, 9, 6).half()
-    grad_weight, _ = kernels.depthwise_conv1d_grad_weight(grad, x, 3, 3, 0, False)
-    assert not grad_weight.isnan().any()
+    # Taps reach behind the last output: only the later ones read position 22, and position 23.
+    x[1, 4, 20], x[1, 4, 22] = 0, torch.inf
+    grad_weight, _ = kernels.depthwise_conv1d_grad_weight(torch.ones(3, 9, 22).half(), x, 3, 1, 0, False)
+    assert grad_weight.isinf().nonzero().tolist() == [[0, 4, 1], [0, 4, 2]] and not grad_weight.isnan().any()
 
 
 def test_refuses_what_an_int_cannot_count():
