@@ -104,7 +104,7 @@ def test_equals_the_formula_term_by_term(size, multiplier, kernel_size, stride, 
         ((2, 20, 33), 2, 9, 2, 4),
         ((2, 5, 17), 3, 4, 3, 2),
         ((2, 33, 100), 4, 13, 4, 6),
-        ((19, 16, 20), 1, 9, 1, 4),  # more samples than sums are split into
+        ((35, 16, 20), 1, 9, 1, 4),  # more samples than sums are split into
         ((1, 16, 4200), 2, 9, 2, 4),  # several tiles
         ((1, 3, 8200), 1, 40, 3, 4),
         ((2, 32, 45), 1, 25, 2, 12),  # more taps than registers hold

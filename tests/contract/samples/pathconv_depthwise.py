@@ -45,7 +45,7 @@ def samples(draw: Draw) -> dict[str, Inputs]:
         "one tap": inputs(draw, 2, 8, 10, 1, stride=2),
         "many taps": inputs(draw, 2, 16, 60, 41, padding=20),
         "stride beyond the sequence": inputs(draw, 2, 8, 7, 3, stride=99, padding=1),
-        "many samples": inputs(draw, 21, 16, 12, 3, padding=1),
+        "many samples": inputs(draw, 35, 16, 12, 3, padding=1),
         "several tiles": inputs(draw, 1, 8, 4200, 9, multiplier=2, stride=2, padding=4),
         "empty batch": inputs(draw, 0, 8, 7, 5),
     }

@@ -76,14 +76,17 @@ void convolve(const Params& a, Plan::Pass pass, Lanes lanes, const void* source,
 
 // A sum over samples and positions is taken in chunks that do not depend on the number of threads.
 struct Chunks {
-  static constexpr int64_t kFew = 16;  // enough for that many threads where the samples are fewer
+  static constexpr int64_t kMany = 32;  // threads that find work
 
-  int64_t batch, tiles, count, parts;  // parts: chunks of a sample, or 0 where chunks are several samples
+  int64_t batch, tiles, count;
+  int64_t parts;   // chunks of a sample, or 0 where chunks are several samples
+  int64_t pieces;  // of the groups of channels in each chunk
 
   Chunks(const Params& a, const Plan& plan) : batch(a.batch), tiles(plan.tiles()) {
-    const bool many = !a.per_sample && batch > kFew;
-    parts = many ? 0 : std::max<int64_t>(1, std::min(tiles, kFew / batch));
-    count = many ? kFew : batch * parts;
+    const bool whole = !a.per_sample && batch > kMany;
+    parts = whole ? 0 : std::max<int64_t>(1, std::min(tiles, kMany / batch));
+    count = whole ? kMany : batch * parts;
+    pieces = std::max<int64_t>(1, std::min(plan.groups(), kMany / count));
   }
   int64_t first_sample(int64_t chunk) const { return parts ? chunk / parts : batch * chunk / count; }
   int64_t last_sample(int64_t chunk) const { return parts ? chunk / parts + 1 : batch * (chunk + 1) / count; }
@@ -124,16 +127,20 @@ void grad_weight(const Params& a, Lanes lanes, const void* grad, Strides gs, con
   const int64_t row = a.taps + 1, numbers = plan.blocks() * row * plan.vector();
   const size_t bytes = numbers * plan.number();
   const Aligned sums(chunks.count * bytes);
-  run(parallel, chunks.count, 1, [&](int64_t begin, int64_t end) {
+  run(parallel, chunks.count * chunks.pieces, 1, [&](int64_t begin, int64_t end) {
     const Aligned scratch(plan.scratch_bytes());
-    std::fill_n(sums.data() + begin * bytes, (end - begin) * bytes, 0);
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t chunk = i / chunks.pieces, piece = i % chunks.pieces;
+      const int64_t g0 = plan.groups() * piece / chunks.pieces, g1 = plan.groups() * (piece + 1) / chunks.pieces;
+      unsigned char* sums_of = sums.data() + chunk * bytes;
+      const size_t of_group = bytes / plan.groups();
+      std::fill_n(sums_of + g0 * of_group, (g1 - g0) * of_group, 0);
       for (int64_t n = chunks.first_sample(chunk); n < chunks.last_sample(chunk); ++n) {
         const GradTask task = {at(x, n * xs.n, a.dtype),
                                at(grad, n * gs.n, a.dtype),
-                               sums.data() + chunk * bytes,
-                               0,
-                               plan.groups(),
+                               sums_of,
+                               g0,
+                               g1,
                                chunks.first_tile(chunk) * plan.tile(),
                                std::min(chunks.last_tile(chunk) * plan.tile(), plan.length()),
                                scratch.data()};
