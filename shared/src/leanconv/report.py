@@ -124,7 +124,6 @@ def _newest(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _cells(row: Row) -> list[str]:
     first = row.runs[0]
-    paper = first.get("paper", {})
     return [
         row.label,
         first["data"],
@@ -135,8 +134,13 @@ def _cells(row: Row) -> list[str]:
         row.spread("top1"),
         row.spread("ema_top1"),
         _duration(statistics.mean(run["seconds"] for run in row.runs)),
-        f"{paper['top1']} / {paper['ema_top1']} EMA, {paper['on']}" if paper else "-",
+        _published(first["paper"]) if "paper" in first else "-",
     ]
+
+
+def _published(paper: dict[str, Any]) -> str:
+    averaged = f" / {paper['ema_top1']} EMA" if "ema_top1" in paper else ""
+    return f"{paper['top1']}{averaged}, {paper['on']}"
 
 
 def _pictured(row: Row) -> dict[str, Any]:

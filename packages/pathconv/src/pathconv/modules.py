@@ -331,6 +331,7 @@ class PathConvBlock(nn.Module):
         dim: d, a multiple of `num_paths`.
         num_paths: groups of the attention.
         drop_path: probability that a sample skips the block in training.
+        attention: False leaves it out, y = x, as in the paper's ablation (table 5).
         layer_scale_init_value: of `scaling`.
 
     Raises:
@@ -347,6 +348,7 @@ class PathConvBlock(nn.Module):
         num_paths: int,
         drop_path: float = 0.0,
         *,
+        attention: bool = True,
         layer_scale_init_value: float = 1e-6,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -356,7 +358,7 @@ class PathConvBlock(nn.Module):
             raise ValueError(f"drop_path must be at least 0 and below 1, but it is {drop_path}.")
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.drop_path, self.layer_scale_init_value = float(drop_path), layer_scale_init_value
-        self.attn = PathAwareECA(dim, num_paths, **dd)
+        self.attn = PathAwareECA(dim, num_paths, **dd) if attention else None
         self.dwconv = nn.Sequential(DepthwiseConv1d(dim, 9, **dd), ChannelNorm(dim, eps=LAYER_NORM_EPS, **dd))
         self.invBot = InvertedBottleneck(dim, **dd)
         self.scaling = nn.Parameter(torch.full((dim,), layer_scale_init_value, **dd))
@@ -364,7 +366,7 @@ class PathConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (N, dim, L)
         x = x.mT.contiguous().mT  # no copy inside a network
         conv, norm = self.dwconv
-        z = self.invBot(norm(conv(x, 1 + self.attn.weights(x))))
+        z = self.invBot(norm(conv(x, None if self.attn is None else 1 + self.attn.weights(x))))
         scale = self.scaling[:, None]
         if self.drop_path and self.training:
             keep = 1 - self.drop_path
