@@ -23,9 +23,9 @@ from pathconv.modules import (
     Traverse,
     TraverseConv1d,
     kernel_sizes,
-    tables_of,
 )
 from pathconv.paths import PathConfig, PathSet
+from pathconv.traversal import tables_of
 
 
 @pytest.fixture(autouse=True)

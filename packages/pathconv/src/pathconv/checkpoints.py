@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .modules import tables_of
+from .traversal import tables_of
 
 _PATHS, _EMBEDDING = "pathSampling.paths", "posEmbedding"
 
