@@ -337,5 +337,5 @@ def test_other_paths_of_the_same_size_need_set_input_size():
     assert model(torch.zeros(1, 3, 8, 4)).shape == (1, CLASSES)
     with pytest.raises(ValueError, match="path is missing"):
         model.set_input_size(32)
-    with pytest.raises(ValueError, match="as many as paths"):
+    with pytest.raises(ValueError, match="path has 1 paths, but this network was made for 3"):
         model.set_input_size(32, "og")

@@ -128,6 +128,32 @@ def test_baselines_are_those_of_the_paper(key):
     assert (parameter_count(model), flops(model, size)) == BASELINES[key]
 
 
+@pytest.mark.parametrize("name", ENTRIES)
+def test_networks_of_the_ablation_lack_a_part_and_nothing_else(name):
+    whole = timm.create_model(name, device="meta")
+    without = timm.create_model(name, device="meta", attention=False)
+    assert parameter_count(whole) - parameter_count(without) == ATTENTION[name][1]
+    assert whole.state_dict().keys() - without.state_dict().keys() == {k for k in whole.state_dict() if ".attn." in k}
+    without = timm.create_model(name, device="meta", position_embedding=False)
+    assert whole.state_dict().keys() - without.state_dict().keys() == {"posEmbedding"}
+
+
+def test_network_of_the_ablation_computes_the_rest():
+    model, whole, x = small(attention=False, position_embedding=False).eval(), small().eval(), images()
+    whole.load_state_dict(model.state_dict(), strict=False)
+    with torch.no_grad():
+        whole.posEmbedding.zero_()
+        for block in whole.modules():
+            if isinstance(block, PathAwareECA):
+                block.combine.bias.fill_(-200)  # e * f = 0
+    assert torch.allclose(model(x), whole(x), atol=1e-5)
+    model.set_input_size(64)
+    model.reset_parameters()
+    assert model(images(64, 64)).shape == (2, 5)
+    with pytest.raises(ValueError, match="path has 1 paths, but this network was made for 3"):
+        model.set_input_size(32, "og")
+
+
 def test_stochastic_depth_is_that_of_the_paper():
     rates = [m.drop_path for m in timm.create_model("pathconv_b", device="meta").modules() if type(m) is PathConvBlock]
     assert rates == pytest.approx([0.1 * i / 9 for i in range(10)])

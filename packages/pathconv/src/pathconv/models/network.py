@@ -63,6 +63,8 @@ class PathConvNet(nn.Module):
         torch.Size([2, 10])
     """
 
+    posEmbedding: nn.Parameter | None  # (1, dims[0], L)
+
     def __init__(
         self,
         depths: Sequence[int] = (2, 2, 2, 2),
@@ -100,7 +102,7 @@ class PathConvNet(nn.Module):
             )
             for before, after in pairwise(dims)
         )
-        block = {"attention": attention, "layer_scale_init_value": layer_scale_init_value}
+        block: dict[str, Any] = {"attention": attention, "layer_scale_init_value": layer_scale_init_value}
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         self.stage = nn.ModuleList(
             nn.Sequential(*(PathConvBlock(dim, paths, next(rates), **block, **dd) for _ in range(depth)))
@@ -153,6 +155,8 @@ class PathConvNet(nn.Module):
                 raise ValueError("path is missing: this network's paths have no name, so say which to take.")
             path = old.source
         new = Traverse(path, img_size, device=old.paths.device)
+        if new.num_paths != old.num_paths:
+            raise ValueError(f"path has {new.num_paths} paths, but this network was made for {old.num_paths}.")
         embedding = self.posEmbedding
         if embedding is not None:
             resampled = resize_position_embedding(embedding.detach(), old.tables, new.tables)
