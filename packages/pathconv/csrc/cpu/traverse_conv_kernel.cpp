@@ -8,6 +8,7 @@ namespace pathconv::traversal {
 namespace {
 
 constexpr int64_t kColumnBytes = 24 << 10;  // half of the smallest first-level cache of today
+constexpr int64_t kResultBytes = 48 << 10;
 constexpr int64_t kMostBlock = 512;
 constexpr int64_t kMostChunks = 64;  // of partial sums, whatever the number of threads
 
@@ -16,8 +17,10 @@ struct Blocks {
   int64_t size, count;
 
   explicit Blocks(const Params& a) {
-    const int64_t row = (a.paths * a.channels + 1) * bytes_of(accumulator_of(a.dtype));
-    const int64_t fitting = std::min(std::max(kColumnBytes / row / 16 * 16, int64_t{16}), kMostBlock);
+    const int64_t number = bytes_of(accumulator_of(a.dtype));
+    const int64_t columns = kColumnBytes / ((a.paths * a.channels + 1) * number);
+    const int64_t results = kResultBytes / (std::max(a.outputs, int64_t{1}) * number);
+    const int64_t fitting = std::min(std::max(std::min(columns, results) / 16 * 16, int64_t{16}), kMostBlock);
     size = std::min(fitting, padded(std::max(a.length(), int64_t{1})));
     count = (a.length() + size - 1) / size;
   }
@@ -76,11 +79,13 @@ void conv_as(const Params& a, const void* x, ImageStrides xs, const int32_t* ind
   const Blocks blocks(a);
   const std::vector<A> weights = weights_of<A>(a, weight, bias, !planar, place);
   const int64_t step = planar ? ys.c : ys.l;  // from row to row of the product
-  const bool stream =
-      exact && streams(y, step * sizeof(A), a.batch * a.outputs * length * sizeof(A)) && (planar || row == a.outputs);
+  const int64_t bytes = a.batch * a.outputs * length * sizeof(A);
+  const bool stream = exact && streams(y, step * sizeof(A), bytes) && (planar || row == a.outputs);
+  // Rows that share cache lines are written together, which is faster past the cache.
+  const bool staged = exact && !planar && row != a.outputs && bytes >= kStreamed;
   run(place.parallel, a.batch * blocks.count, blocks.size * a.outputs, [&](int64_t begin, int64_t end) {
     Gatherer gatherer(a, blocks, x, xs, index, place);
-    const Scratch result(exact ? 0 : blocks.size * a.outputs * sizeof(A));
+    const Scratch result(exact && !staged ? 0 : blocks.size * a.outputs * sizeof(A));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / blocks.count, first = i % blocks.count * blocks.size;
       const int64_t live = std::min(blocks.size, length - first);
@@ -91,13 +96,16 @@ void conv_as(const Params& a, const void* x, ImageStrides xs, const int32_t* ind
                            : Product{live,           a.outputs, inputs, columns, 1,     blocks.size,
                                      weights.data(), row,       out,    step,    false, stream};
       if (bias != nullptr) ++job.depth;
-      if (!exact) {
+      if (!exact || staged) {
         job.out = result.data();
         job.out_row = planar ? blocks.size : a.outputs;
       }
       place.level.multiply(is_wide(a.dtype), job);
-      if (exact) continue;
-      if (!planar) {
+      if (staged) {
+        place.level.stream(job.out, out, live * a.outputs * sizeof(A));
+      } else if (exact) {
+        continue;
+      } else if (!planar) {
         place.level.narrow(a.dtype, job.out, out, live * a.outputs);
       } else {
         for (int64_t o = 0; o < a.outputs; ++o)

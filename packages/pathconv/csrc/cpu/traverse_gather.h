@@ -294,6 +294,14 @@ void sum_pixels(DType in, DType out, const PixelSum& job) {
   by_dtypes(in, out, [&](auto from, auto to) { sum_pixels_of<decltype(from), decltype(to)>(job); });
 }
 
+void stream_bytes(const void* in, void* out, int64_t bytes) {
+  int64_t i = 0;
+  if (reinterpret_cast<uintptr_t>(out) % 64 == 0)
+    for (; i + 64 <= bytes; i += 64) stream_line(static_cast<const char*>(in) + i, static_cast<char*>(out) + i);
+  __builtin_memcpy(static_cast<char*>(out) + i, static_cast<const char*>(in) + i, bytes - i);
+  finish_streaming();
+}
+
 bool inside(const int32_t* index, int64_t count, int64_t length) {
   uint32_t largest = 0;
   for (int64_t i = 0; i < count; ++i) {

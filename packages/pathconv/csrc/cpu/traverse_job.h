@@ -92,6 +92,7 @@ struct Level {
   void (*narrow)(DType, const void* in, void* out, int64_t count);
   // (rows, count) -> (count, out_row), zeros beyond the rows; both readable, and out writable, to whole vectors
   void (*turn)(bool wide, const void* in, int64_t in_row, int64_t rows, int64_t count, void* out, int64_t out_row);
+  void (*stream)(const void* in, void* out, int64_t bytes);             // past the cache, from aligned memory
   bool (*inside)(const int32_t* index, int64_t count, int64_t length);  // whether all are in [0, length)
 };
 

@@ -146,8 +146,8 @@ void turn(bool wide, const void* in, int64_t in_row, int64_t rows, int64_t count
   turn_of(static_cast<const float*>(in), in_row, rows, count, static_cast<float*>(out), out_row);
 }
 
-constexpr Level kLevel = {LEVEL_BYTES, gather_planes, gather_pixels, sum_planes, sum_pixels, columns,
-                          multiply,    widen_all,     narrow_all,    turn,       inside};
+constexpr Level kLevel = {LEVEL_BYTES, gather_planes, gather_pixels, sum_planes, sum_pixels,   columns,
+                          multiply,    widen_all,     narrow_all,    turn,       stream_bytes, inside};
 
 }  // namespace
 }  // namespace pathconv::traversal
