@@ -116,12 +116,15 @@ struct PlanesTask {
 // Tasks whose sources are packed together, at most.
 constexpr int64_t kMaxBatch = 16;
 
+struct LineTask;  // see line.h
+
 // The kernels of one level. `bytes` is its vector width. Tasks of one call differ only in their channels.
 struct Level {
   int64_t bytes;
   void (*conv)(DType, const Geometry* const*, const ConvTask*, int64_t count);
   void (*grad)(DType, const Geometry* const*, const GradTask*, int64_t count);
   void (*planes)(const PlanesTask&);  // null where planes are not read in place
+  void (*line)(const LineTask&);      // null where channels are not
 };
 
 extern const Level level_baseline;

@@ -9,7 +9,7 @@
 #include "cpu/grad.h"
 
 namespace dwoconv1d {
-extern const Level level_avx2 = {LEVEL_BYTES, conv, grad, nullptr};
+extern const Level level_avx2 = {LEVEL_BYTES, conv, grad, nullptr, nullptr};
 }
 
 #if defined(__clang__)

@@ -7,11 +7,12 @@
 #endif
 #define LEVEL_BYTES 64
 #include "cpu/conv.h"
+#include "cpu/direct_channels.h"
 #include "cpu/direct_rows.h"
 #include "cpu/grad.h"
 
 namespace dwoconv1d {
-extern const Level level_avx512 = {LEVEL_BYTES, conv, grad, conv_planes};
+extern const Level level_avx512 = {LEVEL_BYTES, conv, grad, conv_planes, conv_line};
 }
 
 #if defined(__clang__)

@@ -3,5 +3,5 @@
 #include "cpu/grad.h"
 
 namespace dwoconv1d {
-extern const Level level_baseline = {LEVEL_BYTES, conv, grad, nullptr};
+extern const Level level_baseline = {LEVEL_BYTES, conv, grad, nullptr, nullptr};
 }

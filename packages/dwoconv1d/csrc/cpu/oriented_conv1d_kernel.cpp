@@ -5,6 +5,7 @@
 
 #include "cpu/half.h"
 #include "cpu/plan.h"
+#include "cpu/plan_lines.h"
 
 namespace dwoconv1d {
 namespace {
@@ -58,6 +59,16 @@ void for_batches(const Plan& plan, const Unit& unit,
 void convolve(const Reads& reads, int64_t batch, DType dtype, const void* x, Strides xs, const void* weight,
               bool residual, const void* bias, void* y, Strides ys, const Level& level, ParallelFor parallel) {
   if (batch == 0 || reads.channels == 0 || reads.out_height == 0 || reads.out_width == 0) return;
+  if (level.line != nullptr && dtype == DType::float32 && LinePlan::accepts(reads, xs, ys)) {
+    const LinePlan plan(reads, batch, xs, ys, static_cast<const float*>(weight), residual,
+                        static_cast<const float*>(bias));
+    if (plan.possible()) {
+      run(parallel, plan.units(), plan.grain(), [&](int64_t i, int64_t end) {
+        plan.run(i, std::min(i + 1, end - 1), static_cast<const float*>(x), static_cast<float*>(y), level.line);
+      });
+      return;
+    }
+  }
   const Plan plan(reads, batch, xs, ys, level.bytes, dtype, level.planes != nullptr);
   const std::vector<unsigned char> weights = plan.weights(weight, residual), biases = plan.biases(bias);
   if (plan.in_place()) {

@@ -2,31 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <tuple>
 #include <utility>
 
 namespace dwoconv1d {
-namespace {
 
-// Scratch that one block may fill, and memory that one unit may read: parts of a second-level cache. Measured.
-constexpr int64_t kScratchBytes = 300 << 10, kUnitBytes = 250 << 10;
-// Vectors of channels in a unit: neighbours share cache lines of channels_last pixels.
-constexpr int64_t kRange = 8;
-// Pieces that sums over all images are made of: enough for many threads.
-constexpr int64_t kSumTasks = 32;
-// In units of one tap for one pixel of one vector: the rest of the work for that pixel, and all of it for one channel
-// of it where pixels fill the lanes though channels lie side by side. Measured.
-constexpr double kBlockCost = 20, kPlaneCost = 12;
-// Multiply-adds that are worth handing to another thread: a few microseconds.
-constexpr int64_t kGrainWork = 1 << 18;
-
-struct Tap {
-  int64_t dy, dx;
-  bool operator<(const Tap& other) const { return std::tie(dy, dx) < std::tie(other.dy, other.dx); }
-  bool operator==(const Tap& other) const { return dy == other.dy && dx == other.dx; }
-};
-
-// The tap as the reads see it; false when it never reaches the image.
 bool resolve(const Reads& r, int64_t channel, int64_t s, Tap* tap) {
   int64_t dy = r.offsets[channel * r.taps + s], dx = r.offsets[(r.channels + channel) * r.taps + s];
   if (r.transposed) {
@@ -40,6 +19,20 @@ bool resolve(const Reads& r, int64_t channel, int64_t s, Tap* tap) {
   return dy < r.height && dx < r.width && dy + (r.out_height - 1) * r.stride_h >= 0 &&
          dx + (r.out_width - 1) * r.stride_w >= 0;
 }
+
+namespace {
+
+// Scratch that one block may fill, and memory that one unit may read: parts of a second-level cache. Measured.
+constexpr int64_t kScratchBytes = 300 << 10, kUnitBytes = 250 << 10;
+// Vectors of channels in a unit: neighbours share cache lines of channels_last pixels.
+constexpr int64_t kRange = 8;
+// Pieces that sums over all images are made of: enough for many threads.
+constexpr int64_t kSumTasks = 32;
+// In units of one tap for one pixel of one vector: the rest of the work for that pixel, and all of it for one channel
+// of it where pixels fill the lanes though channels lie side by side. Measured.
+constexpr double kBlockCost = 20, kPlaneCost = 12;
+// Multiply-adds that are worth handing to another thread: a few microseconds.
+constexpr int64_t kGrainWork = 1 << 18;
 
 TapSet make_set(std::vector<Tap> taps) {
   std::sort(taps.begin(), taps.end());

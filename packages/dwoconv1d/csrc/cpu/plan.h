@@ -40,6 +40,15 @@ struct Reads {
   int64_t row_class, column_class, op_stride_h, op_stride_w;
 };
 
+struct Tap {
+  int64_t dy, dx;
+  bool operator<(const Tap& other) const { return dy != other.dy ? dy < other.dy : dx < other.dx; }
+  bool operator==(const Tap& other) const { return dy == other.dy && dx == other.dx; }
+};
+
+// The tap as the reads see it; false when it never reaches the image.
+bool resolve(const Reads& reads, int64_t channel, int64_t s, Tap* tap);
+
 // What one task works on: a tile of outputs of one image, for neighbouring blocks. Blocks are innermost, so that pixels
 // with all their channels side by side come from memory once.
 struct Unit {
