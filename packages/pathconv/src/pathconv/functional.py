@@ -188,7 +188,7 @@ def depthwise_conv1d(
 
 
 def _tables_of(x: Tensor, paths: Any) -> PathTables:
-    tables = path_tables(paths, *x.shape[2:], x.device)
+    tables = path_tables(paths, x.shape[2], x.shape[3], x.device)
     if (tables.height, tables.width) != tuple(x.shape[2:]):
         raise ValueError(
             f"paths cover {tables.height} x {tables.width} pixels but x has {x.shape[2]} x {x.shape[3]}: make paths "

@@ -25,7 +25,7 @@ __all__ = ["depthwise_conv1d", "traverse", "traverse_conv1d", "untraverse"]
 
 def traverse(x: Tensor, paths: Any) -> Tensor:  # (N, C, H, W) -> (N, P * C, L)
     """The same as `functional.traverse`."""
-    return gather(x, *path_tables(paths, *x.shape[2:], x.device)[:2], lies_last(x))
+    return gather(x, *path_tables(paths, x.shape[2], x.shape[3], x.device)[:2], lies_last(x))
 
 
 def untraverse(y: Tensor, paths: Any, *, height: int | None = None, width: int | None = None) -> Tensor:
@@ -44,7 +44,7 @@ def traverse_conv1d(
     channels_last: bool | None = None,
 ) -> Tensor:  # (N, D, L)
     """The same as `functional.traverse_conv1d`."""
-    index, inverse, *_ = path_tables(paths, *x.shape[2:], x.device)
+    index, inverse, *_ = path_tables(paths, x.shape[2], x.shape[3], x.device)
     return gather_conv1d(
         x, index, inverse, weight.flatten(1), bias, lies_last(x) if channels_last is None else channels_last
     )

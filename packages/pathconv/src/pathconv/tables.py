@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .path_set import inverse, to_index
+from .path_set import inverse as inverse_of
+from .path_set import to_index
 from .paths import resolve
 
 
@@ -21,7 +22,8 @@ class PathTables(NamedTuple):
     Modules keep the two tensors as buffers, so that they move with the module and appear in exported programs.
     """
 
-    index: Tensor  # index[p, l]: the pixel row * width + column at position l of path p
+    # index[p, l]: the pixel row * width + column at position l of path p; it hides a method that no tables need
+    index: Tensor  # type: ignore[assignment]
     inverse: Tensor  # inverse[p, q]: the position of pixel q in path p
     height: int
     width: int
@@ -49,7 +51,8 @@ def path_tables(
     """
     if isinstance(paths, PathTables):
         return paths
-    return PathTables(*_known(paths, height, width, torch.device("cpu" if device is None else device)), height, width)
+    index, inverse = _known(paths, height, width, torch.device("cpu" if device is None else device))
+    return PathTables(index, inverse, height, width)
 
 
 @torch.compiler.assume_constant_result
@@ -101,4 +104,4 @@ def _of_value(paths: Any, height: int, width: int, device: torch.device) -> tupl
 def _make(paths: Any, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     with _disable_current_modes():  # numbers, also where a graph is traced with tensors that have none
         index = to_index(resolve(paths, height, width), width)
-        return index.to(device), inverse(index).to(device)
+        return index.to(device), inverse_of(index).to(device)
