@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from . import functional, modules, ops, paths, reference
+from . import functional, modules, ops, paths, reference, search
 from .functional import PathTables, depthwise_conv1d, path_tables, traverse, traverse_conv1d, untraverse
 from .modules import DepthwiseConv1d, PathAwareECA, PathConvBlock, Traverse, TraverseConv1d
 from .paths import PathConfig, PathSet, preset, preset_set
@@ -33,6 +33,7 @@ __all__ = [
     "preset",
     "preset_set",
     "reference",
+    "search",
     "traverse",
     "traverse_conv1d",
     "untraverse",
