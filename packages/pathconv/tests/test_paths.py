@@ -236,6 +236,7 @@ def test_configs_are_values():
     "arguments, error, words",
     [
         ((8, 8, "peano"), ValueError, 'curve must be one of "raster", "serpentine", "hilbert", "zorder"'),
+        ((8, 8, ["hilbert"]), ValueError, "curve must be one of"),
         ((0, 8, "hilbert"), ValueError, "height must be at least 1, but it is 0"),
         ((8, 2.5, "hilbert"), TypeError, "width must be an integer, but it is 2.5"),
         ((8, 8, "hilbert", -1), ValueError, "pad must not be negative, but it is -1"),
@@ -261,6 +262,8 @@ def test_presets_say_where_they_are_and_what_to_do_elsewhere():
     assert {name: preset_set(name, 32, 32).num_paths for name in PRESETS} == numbers
     with pytest.raises(ValueError, match=r'search.*\(48, 48, "zorder"\), or use the single path "oz"'):
         preset("z", 48, 48)
+    with pytest.raises(TypeError, match=r"height must be an integer, but it is 32\.0"):
+        preset_set("g", 32.0, 32)  # which is equal to a size that is known by now
     with pytest.raises(ValueError, match="no preset is called 'hilbert'; there are r, s, og"):
         preset("hilbert", 32, 32)
 
@@ -271,6 +274,7 @@ def test_sets_measure_themselves():
     assert best.paths.shape == (2, 1024, 2)
     assert best.index.dtype == torch.int32 and torch.equal(best.index, to_index(best.paths, 32))
     assert {best: 1}[dataclasses.replace(best)] == 1
+    assert {best: 1}[dataclasses.replace(best, configs=list(best.configs))] == 1
     assert 0.79 < best.coverage < 1
 
 
@@ -296,6 +300,10 @@ def test_sets_are_saved_and_loaded(tmp_path):
         ({"version": 2}, "is a path set of version 2"),
         ({"configs": []}, "holds no valid path set: ValueError('configs is empty"),
         ({"height": None}, "holds no valid path set: TypeError"),
+        ({"bound": "0"}, "holds no valid path set: TypeError"),
+        ({"bound": 686167}, "is damaged: a cost of 686166, bound 686167 and proven False cannot be"),
+        ({"proven": True}, "is damaged: a cost of 686166, bound 0 and proven True cannot be"),
+        ({"proven": "no"}, "is damaged: a cost of 686166, bound 0 and proven 'no' cannot be"),
         (None, "it is no JSON"),
     ],
 )
@@ -350,7 +358,8 @@ def _twice():
     "path, error, words",
     [
         (3, TypeError, "path must be the name of a preset, a PathSet, PathConfigs or a tensor (P, H * W, 2)"),
-        (["g"], TypeError, "configs must hold PathConfig, but there is a str: 'g'"),
+        (["g"], TypeError, "configs must hold PathConfig, but there is 'g'."),
+        ([preset("og", 32, 32)] * 2, TypeError, "but there is a tensor: put several into one by torch.stack."),
         ([], ValueError, "configs is empty"),
         (torch.zeros(1024, 2), TypeError, "path must hold integers, rows and columns, but it is torch.float32"),
         (torch.zeros(2, 1024, dtype=torch.long), ValueError, "path must have shape (P, 1024, 2) or (1024, 2)"),

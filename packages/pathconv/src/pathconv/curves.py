@@ -45,7 +45,7 @@ class PathConfig:
     rotation: int = 0
 
     def __post_init__(self) -> None:
-        if self.curve not in CURVES:
+        if not isinstance(self.curve, str) or self.curve not in CURVES:
             known = ", ".join(f'"{name}"' for name in CURVES)
             raise ValueError(f"curve must be one of {known}, but it is {self.curve!r}.")
         if not isinstance(self.offset, (tuple, list)) or len(self.offset) != 2:

@@ -48,6 +48,9 @@ class PathSet:
     proven: bool = False
     coverage: float = 0.0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "configs", tuple(self.configs))  # a list could not be hashed
+
     @classmethod
     def of(
         cls,
@@ -119,13 +122,15 @@ class PathSet:
     def _checked(cls, content: dict[str, Any], file: object) -> PathSet:
         try:
             configs = [PathConfig(**config) for config in content["configs"]]
-            known = {"bound": content["bound"], "proven": content["proven"]}
-            made = cls.of(configs, content["height"], content["width"], **known)
-            cost = content["cost"]
+            cost, bound, proven = content["cost"], content["bound"], content["proven"]
+            made = cls.of(configs, content["height"], content["width"], bound=bound, proven=proven)
+            possible = isinstance(proven, bool) and bound <= made.cost and (bound == made.cost or not proven)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file} holds no valid path set: {error!r}.") from error
         if made.cost != cost:
             raise ValueError(f"{file} is damaged: its paths cost {made.cost}, but it says {cost}.")
+        if not possible:
+            raise ValueError(f"{file} is damaged: a cost of {cost}, bound {bound!r} and proven {proven!r} cannot be.")
         return made
 
 
@@ -156,7 +161,8 @@ def inverse(index: Tensor) -> Tensor:  # (..., H * W) -> int32 (..., H * W)
 def _paths(configs: tuple[PathConfig, ...], height: int, width: int) -> Tensor:
     for config in configs:
         if not isinstance(config, PathConfig):
-            raise TypeError(f"configs must hold PathConfig, but there is a {type(config).__name__}: {config!r}.")
+            what = "a tensor: put several into one by torch.stack" if isinstance(config, Tensor) else repr(config)
+            raise TypeError(f"configs must hold PathConfig, but there is {what}.")
     if not configs:
         raise ValueError("configs is empty: a set holds at least one path.")
     return torch.stack([config.path(height, width) for config in configs])

@@ -56,7 +56,6 @@ def preset(name: str, height: int, width: int) -> Tensor:  # int64 (P, H * W, 2)
     return preset_set(name, height, width).paths
 
 
-@functools.lru_cache(maxsize=64)
 def preset_set(name: str, height: int, width: int) -> PathSet:
     """A preset with its configurations and cost.
 
@@ -72,7 +71,11 @@ def preset_set(name: str, height: int, width: int) -> PathSet:
         >>> [str(config) for config in preset_set("g", 32, 32).configs]
         ['hilbert', 'hilbert {24, [14, 1], 180}', 'hilbert {18, [7, 0], 270}']
     """
-    height, width = positive_int("height", height), positive_int("width", width)
+    return _preset_set(name, positive_int("height", height), positive_int("width", width))
+
+
+@functools.lru_cache(maxsize=64)
+def _preset_set(name: str, height: int, width: int) -> PathSet:
     if name not in PRESETS:
         raise ValueError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}.")
     if name in _PLAIN:
