@@ -93,6 +93,22 @@ def test_coverage_counts_the_paths():
     assert words == [f"{k}: {int((count == k).sum())} pixels" for k in range(7)]
 
 
+def test_coverage_tells_any_number_of_paths_apart():
+    configs = [PathConfig("hilbert", 11, (k, 0)) for k in range(12)]
+    colors = draw(configs, 16, show="coverage").axes[0].images[0].get_cmap()(np.arange(13))
+    assert len({to_hex(color) for color in colors}) == 13
+
+
+@pytest.mark.parametrize(
+    "show, name, side", [("coverage", "g", 32), ("coverage", "mg", 64), ("coverage", "g*", 224), ("distance", "g", 32)]
+)
+def test_nothing_touches_the_sides(show, name, side):
+    figure = draw(name, side, show=show)
+    figure.draw_without_rendering()
+    drawn = figure.get_tightbbox()
+    assert drawn.x0 > 0.09 and drawn.x1 < figure.bbox_inches.x1 - 0.09
+
+
 @pytest.mark.parametrize(
     "config, size, sides",
     [
@@ -130,6 +146,8 @@ def test_odd_shapes(tmp_path, height, width, show):
         (("g", 32), {"show": "cost"}, "show must be one of path, better, distance, window, coverage, but it is 'cost'"),
         ((preset("g", 32, 32),), {"show": "window"}, "needs the configuration of the path"),
         (("g", 33), {}, 'preset "g" is there for squares of 32, 64, 224'),
+        (("g", 32), {"columns": 0}, "columns must be at least 1, but it is 0"),
+        ((preset_set("g", 32, 32),), {"width": 16}, "height is needed"),
     ],
 )
 def test_what_is_refused(arguments, options, words):

@@ -65,8 +65,10 @@ def draw(
     if show == "better" and len(subject.paths) > 1:
         painters.append(partial(panels.union, subject=subject))
     fine = show in ("path", "window") or (show == "better" and panels.dots(subject))
-    room = {"distance": {"beside": 1.5}, "coverage": {"beside": 1.5}, "better": {"below": 0.5}}.get(show, {})
-    figure, axes = figure_of(subject, len(painters), columns, fine=fine, **room)
+    # The drawing beside a legend must be bounded by the width: the layout shifts the legend of a lower one outwards.
+    legends = {"distance": (1.5, 0.0), "coverage": (1.3, 0.2), "better": (0.0, 0.5)}
+    beside, below = legends.get(show, (0.0, 0.0))
+    figure, axes = figure_of(subject, len(painters), columns, fine=fine, beside=beside, below=below)
     for place, paint in zip(axes, painters):
         paint(place)
     if show == "better":

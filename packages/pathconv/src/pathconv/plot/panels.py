@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
@@ -61,7 +61,7 @@ def coverage(axes: Axes, subject: Subject) -> None:
     measured, number = subject.measured, len(subject.paths)
     count = measured.mask.sum(0)
     canvas(axes, subject.height, subject.width, f"how many of {number} are better\ncoverage {measured.coverage:.2%}")
-    shades = [_SHADES[round(k * (len(_SHADES) - 1) / max(number - 1, 1))] for k in range(number)]
+    shades = LinearSegmentedColormap.from_list("shades", _SHADES)(np.linspace(0, 1, number))
     axes.imshow(count.numpy(), cmap=ListedColormap([WORSE, *shades]), vmin=0, vmax=number, interpolation="nearest")
     handles = [Patch(color=shade) for shade in (WORSE, *shades)]
     words = [f"{k}: {int((count == k).sum())} pixels" for k in range(number + 1)]

@@ -9,8 +9,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
+from .._common.checks import positive_int
 from ..curves import PathConfig
 from ..locality import Locality, locality
 from ..path_set import PathSet
@@ -40,10 +42,11 @@ class Subject:
 
 def subject_of(path: Any, height: int | None, width: int | None) -> Subject:
     """Resolves the arguments of `draw`."""
-    if height is None and isinstance(path, PathSet):
-        height, width = path.height, path.width
-    if height is None and isinstance(path, Tensor) and path.numel() and path.shape[-1] == 2:
-        height, width = (path.reshape(-1, 2).amax(0) + 1).tolist()
+    if height is None and width is None:
+        if isinstance(path, PathSet):
+            height, width = path.height, path.width
+        elif isinstance(path, Tensor) and path.numel() and path.shape[-1] == 2:
+            height, width = (path.reshape(-1, 2).amax(0).long() + 1).tolist()
     if height is None:
         raise ValueError("height is needed to draw a preset or configurations: pass height, and width if it differs.")
     width = height if width is None else width
@@ -68,7 +71,9 @@ def figure_of(
     below: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with `count` drawings, each large enough for its pixels."""
-    if columns is None:
+    if columns is not None:
+        columns = positive_int("columns", columns)
+    else:
         columns = count if count <= 4 else math.ceil(math.sqrt(count))
     columns = min(count, columns)
     rows = math.ceil(count / columns)
@@ -76,8 +81,8 @@ def figure_of(
     if fine:
         inches = max(inches, min(2 * inches, longer / 14))
     wide, high = inches * max(subject.width / longer, 0.6), inches * max(subject.height / longer, 0.1)
-    size = (columns * (wide + 0.1) + beside, rows * (high + 0.55) + 0.3 + below)
-    figure = Figure(figsize=size, dpi=130, layout="constrained", facecolor="white")
+    size = (columns * (wide + 0.2) + beside, rows * (high + 0.55) + 0.3 + below)
+    figure = Figure(figsize=size, dpi=130, layout=ConstrainedLayoutEngine(w_pad=0.1), facecolor="white")
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for place in axes:
         place.set(xticks=[], yticks=[], frame_on=False)
