@@ -74,6 +74,15 @@ def test_draw_names_the_file_after_the_paths(capsys, tmp_path, monkeypatch):
         ),
         (("locality", "g", "--size", 8, 8, 8), "--size takes one or two numbers here, but there are 3."),
         (("locality", "no.json"), "No such file or directory"),
+        (("draw", "og", "-o", "drawing"), "--out drawing has no ending that says what to write: .png, .svg"),
+        (("draw", "og", "--show", "better", "-o", "a.gif"), "--show better has no animation, but --out a.gif is one"),
+        (
+            ("search", "hilbert", "--solver", "greedy", "--time-limit", 5),
+            "--time-limit is for exact searches, but --solver is greedy.",
+        ),
+        (("search", "zorder", "--solver", "rounding", "--resume", "a"), "--resume is for exact searches"),
+        (("search", "zorder", "-o", "no/set.json"), "there is no folder no to write set.json into: make it first."),
+        (("search", "zorder", "--resume", "no/state"), "there is no folder no to write state into: make it first."),
         (("locality", "z", "--size", 48), 'preset "z" is there for squares of 32, 64, 224, not for 48 x 48'),
     ],
 )

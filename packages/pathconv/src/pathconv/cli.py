@@ -182,7 +182,11 @@ def _draw(args: argparse.Namespace) -> list[str]:
     names = [Path(path).stem if path.endswith(".json") else path.replace("*", "star") for path in args.paths]
     name = re.sub(r"[^\w.-]+", "-", "_".join(names if args.show == "path" else [*names, args.show]))
     file = args.out or Path(f"{name}_{paths.height}x{paths.width}.png")
-    if file.suffix == ".gif":
+    if not file.suffix:
+        raise ValueError(f"--out {file} has no ending that says what to write: .png, .svg, .pdf or .gif.")
+    if file.suffix.lower() == ".gif":
+        if args.show != "path":
+            raise ValueError(f"--show {args.show} has no animation, but --out {file} is one: write a .png or .svg.")
         animate(paths, file, seconds=args.seconds, columns=args.columns)
     else:
         draw(paths, show=args.show, columns=args.columns).savefig(file)
@@ -231,6 +235,13 @@ def _search(args: argparse.Namespace) -> list[str]:
     from . import search
 
     height, width = _size(args)
+    if args.solver in ("greedy", "rounding"):
+        for option, value in (("--time-limit", args.time_limit), ("--resume", args.resume)):
+            if value is not None:
+                raise ValueError(f"{option} is for exact searches, but --solver is {args.solver}.")
+    for file in (args.out, args.resume):  # not after an hour's search
+        if file is not None and not file.absolute().parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {file.parent} to write {file.name} into: make it first.")
     where = (height, width, args.curve)
     universe = search.candidates(
         *where, max_pad=args.max_pad, diagonal_windows=args.diagonal_windows, progress=not args.quiet
