@@ -260,6 +260,7 @@ class Evil:
             "instead of 1 to 1000",
         ),
         (lambda source: (source / "sums").write_text(f"{'0' * 64}  train_data_batch_1\n"), "is damaged: its sha256"),
+        (lambda source: (source / "sums").write_text("no-list\n"), "has no line for train_data_batch_1"),
     ],
 )
 def test_imagenet64_refuses_what_it_cannot_use(batches, spoil, says):

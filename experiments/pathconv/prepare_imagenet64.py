@@ -72,8 +72,8 @@ def _digest(file: Any, kind: str) -> str:
 
 def check_sums(files: dict[str, Path], sums: Path) -> None:
     """Compare every batch with the listed sum of its file name."""
-    listed = dict(reversed(line.split(maxsplit=1)) for line in sums.read_text().splitlines() if line.strip())
-    listed = {Path(name.strip().lstrip("*")).name: value.lower() for name, value in listed.items()}
+    lines = [line.split(maxsplit=1) for line in sums.read_text(errors="replace").splitlines()]
+    listed = {Path(line[1].strip().lstrip("*")).name: line[0].lower() for line in lines if len(line) == 2}
     for path in files.values():
         if path.name not in listed:
             raise Unusable(f"{sums} has no line for {path.name}")
@@ -161,8 +161,10 @@ def main() -> int:
     parser.add_argument("source", type=Path, help="folder of the batches")
     parser.add_argument("target", type=Path, help="folder for train/ and val/; 1.33 million small files")
     parser.add_argument("--sums", type=Path, help="list of MD5 or SHA-256 sums to check the batches against first")
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     args = parser.parse_args()
+    if args.workers < 1:
+        parser.error(f"--workers must be at least 1, but it is {args.workers}")
     try:
         prepare(args.source, args.target, args.sums, args.workers)
     except KeyboardInterrupt:
