@@ -202,6 +202,23 @@ def test_only_what_the_kernel_covers_is_touched(layout):
         }
 
 
+@pytest.mark.parametrize("multiplier", (1, 2))
+@pytest.mark.parametrize("stride", (1, 3))
+def test_infinities_reach_only_the_weights_that_read_them(layout, stride, multiplier):
+    """Here the last weights alone: an infinite input is not multiplied by gradients of outputs that do not exist."""
+    for length in (9, 20, 40):
+        x = torch.ones(2, 17, length)
+        x[0, 3, -1] = torch.inf
+        weight = torch.zeros(17 * multiplier, 5, requires_grad=True)
+        y = depthwise_conv1d(layout(x), weight, stride=stride)
+        y.backward(torch.ones_like(y))
+        read = (y.shape[2] - 1) * stride + 4 == length - 1
+        expected = torch.full_like(weight, 2.0 * y.shape[2])
+        if read:
+            expected[3 * multiplier : 4 * multiplier, 4] = torch.inf
+        assert torch.equal(weight.grad, expected)
+
+
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
 def test_half_precision_is_summed_in_float32(dtype, layout):
     """512 eights do not add up in these dtypes one by one: 256 + 1 is 256 in bfloat16, 2048 + 1 is 2048 in float16."""

@@ -26,13 +26,18 @@ void sum_taps(const Strip<T, A>& t, Vector<A>* sums, Vector<A>* bias) {
   const T* grad = t.grad;
   const A* in = t.source;
   Ahead reads = *t.reads, grad_reads = *t.grad_reads;
-  for (int64_t i = 0; i < t.count; ++i, grad += t.grad_step, in += t.step) {
-    const Vector<A> g = load_up_to(grad, i + 1 < t.count ? t.lanes : t.last_lanes);
+  for (int64_t i = 1; i < t.count; ++i, grad += t.grad_step, in += t.step) {
+    const Vector<A> g = load_up_to(grad, t.lanes);
     for (int k = 0; k < K; ++k) taps[k] += g * load(in + k * t.tap_step);
     total += g;
     reads.ask(1);
     grad_reads.ask(1);
   }
+  const Vector<A> g = load_up_to(grad, t.last_lanes);
+  for (int k = 0; k < K; ++k) taps[k] += g * keep_lanes(load(in + k * t.tap_step), t.last_lanes);  // not 0 * infinity
+  total += g;
+  reads.ask(1);
+  grad_reads.ask(1);
   *t.reads = reads;
   *t.grad_reads = grad_reads;
   for (int k = 0; k < K; ++k) sums[k] = taps[k];

@@ -122,6 +122,19 @@ inline void store_up_to(T* p, V v, int64_t n) {
   }
 }
 
+// v with zeros in all but the first n lanes.
+template <class V>
+inline V keep_lanes(V v, int64_t n) {
+  static constexpr struct Ones {
+    uint32_t bits[2 * LEVEL_BYTES / sizeof(uint32_t)];
+    constexpr Ones() : bits() {
+      for (int i = 0; i < static_cast<int>(LEVEL_BYTES / sizeof(uint32_t)); ++i) bits[i] = ~uint32_t{0};
+    }
+  } ones;
+  const int64_t bytes = n * static_cast<int64_t>(sizeof(v[0]));
+  return (V)((BitsVector)v & load_bytes<BitsVector>(reinterpret_cast<const char*>(ones.bits) + LEVEL_BYTES - bytes));
+}
+
 // Fixed orders of two vectors' lanes: a0 a2 .. b0 b2 .., a1 a3 .. b1 b3 .., a0 b0 a1 b1 .., and the rest of the latter.
 enum class Order { even, odd, weave_low, weave_high };
 
