@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
@@ -226,6 +227,59 @@ def test_tables_have_numbers_while_a_graph_is_traced():
         index = path_tables("og", 16, 16).index
     assert not index.is_meta
     assert torch.equal(index.long().sort().values[0], torch.arange(256))
+
+
+def test_tables_made_in_inference_mode_train():
+    paths = pathconv.preset("oz", 12, 12)
+    with torch.inference_mode():
+        expected = [traverse(torch.ones(1, 1, 12, 12), value) for value in ("oz", paths)]
+    for value, y in zip(("oz", paths), expected):
+        x = torch.ones(1, 1, 12, 12, requires_grad=True)
+        traverse(x, value).sum().backward()
+        assert torch.equal(x.grad, torch.ones_like(x)) and torch.equal(y, torch.ones_like(y))
+
+
+def test_tables_follow_changes_in_inference_mode():
+    x = torch.arange(16.0).view(1, 1, 4, 4)
+    with torch.inference_mode():
+        paths = pathconv.preset("r", 4, 4)
+        before = traverse(x, paths)
+        paths.copy_(paths.flip(1))
+        assert torch.equal(traverse(x, paths), before.flip(2))
+
+
+def test_tables_made_under_torch_func_are_plain():
+    x = torch.randn(1, 1, 13, 13)
+    torch.func.grad(lambda x: traverse(x, "og").sum())(x)
+    torch.func.functionalize(lambda x: x + path_tables("oz", 13, 13).index.sum())(x)
+    for name in ("og", "oz"):
+        for table in path_tables(name, 13, 13)[:2]:
+            assert not torch._C._functorch.is_functorch_wrapped_tensor(table)
+            assert torch.equal(copy.deepcopy(table).sort().values[0], torch.arange(169, dtype=torch.int32))
+
+
+def test_tables_of_several_devices_stay():
+    paths = pathconv.preset("og", 8, 8)
+    known = path_tables(paths, 8, 8)
+    assert path_tables(paths, 8, 8, "meta").index.is_meta
+    assert path_tables(paths, 8, 8).index is known.index
+
+
+def test_what_is_no_path_is_said():
+    x = torch.randn(1, 1, 4, 4)
+    for paths in (pathconv.preset("og", 4, 4).numpy(), {}):
+        with pytest.raises(TypeError, match=r"path must be the name of a preset, .* but it is a (ndarray|dict)\."):
+            traverse(x, paths)
+    with pytest.raises(TypeError, match="there is a tensor: put several into one"):
+        traverse(x, [pathconv.preset("og", 4, 4)[0]] * 2)
+
+
+def test_untraverse_heeds_the_size_that_is_given():
+    x, tables = torch.randn(1, 2, 4, 4), path_tables("og", 4, 4)
+    y = traverse(x, tables)
+    assert torch.equal(untraverse(y, tables, height=4, width=4), x)
+    with pytest.raises(ValueError, match="paths cover 4 x 4 pixels but height and width are 2 and 8: leave them out"):
+        untraverse(y, tables, height=2, width=8)
 
 
 def test_every_kind_of_paths_compiles():

@@ -90,6 +90,11 @@ def untraverse(
         raise ValueError(
             f"y has {y.shape[1]} channels but paths has {num_paths} paths: the channels must be a multiple of them."
         )
+    if (height, width) not in ((None, None), (tables.height, tables.width)):
+        raise ValueError(
+            f"paths cover {tables.height} x {tables.width} pixels but height and width are {height} and {width}: leave "
+            "them out, as these paths know their size."
+        )
     same_device("paths", tables.index, "y", y)
     wide = y.float() if y.dtype == torch.float16 else y  # whose sums could leave its range
     total = traverse_ops.traverse_adjoint(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -37,9 +38,10 @@ def path_tables(
 ) -> PathTables:
     """The tables of `paths`, anything that the functions of this package take, over an image of this size.
 
-    Tables given are returned as they are. The rest is kept: a call with equal values costs a look-up. Compiled code
-    keeps the tables that it was compiled with, whatever happens to a tensor of rows and columns afterwards; compiled
-    with `dynamic=True` it takes nothing but tables.
+    Tables given are returned as they are. The rest is kept: a call with equal values costs a look-up. A tensor of rows
+    and columns is read again when torch has changed it in place; changes behind torch's back, such as through a NumPy
+    array that shares its memory, go unseen. Compiled code keeps the tables that it was compiled with, whatever happens
+    to a tensor afterwards; compiled with `dynamic=True` it takes nothing but tables.
 
     Raises:
         TypeError: `paths` is no name, configuration, `PathSet` or tensor.
@@ -58,13 +60,23 @@ def path_tables(
 @torch.compiler.assume_constant_result
 def _known(paths: Any, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     if not isinstance(paths, Tensor):
-        return _of_value(tuple(paths) if isinstance(paths, list) else paths, height, width, device)
+        paths = tuple(paths) if isinstance(paths, list) else paths
+        try:
+            hash(paths)
+        except TypeError:
+            return _make(paths, height, width, device)  # which says what is wrong
+        return _of_value(paths, height, width, device)
+    if paths.is_inference():  # does not count its changes
+        return _make(paths, height, width, device)
     known = _of_tensors.setdefault(paths, {})
-    key = (0 if paths.is_inference() else paths._version, height, width, device)
-    if key not in known:
-        known.clear()  # of an older version, or of a device left behind
-        known[key] = _make(paths, height, width, device)
-    return known[key]
+    key = (paths._version, height, width, device)
+    tables = known.get(key)
+    if tables is None:
+        for old in list(known):
+            if old[0] != paths._version:
+                known.pop(old, None)
+        tables = known[key] = _make(paths, height, width, device)
+    return tables
 
 
 def image_size(length: int, paths: Any, height: int | None, width: int | None) -> tuple[int, int]:
@@ -102,6 +114,8 @@ def _of_value(paths: Any, height: int, width: int, device: torch.device) -> tupl
 
 
 def _make(paths: Any, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    with _disable_current_modes():  # numbers, also where a graph is traced with tensors that have none
+    # Plain tensors, as they are kept: also where a graph is traced with tensors that have no numbers, under torch.func,
+    # and in inference mode, whose tensors no gradient could use later.
+    with _disable_current_modes(), temporarily_clear_interpreter_stack(), torch.inference_mode(False):
         index = to_index(resolve(paths, height, width), width)
         return index.to(device), inverse_of(index).to(device)
