@@ -230,8 +230,11 @@ def test_files_that_are_no_checkpoint(tmp_path):
     model = PathConvNet(**SIZES)
     torch.save({"model": original_state(paths.preset("g", 32, 32), torch.float32)}, path)
     whole = path.read_bytes()
+    torch.save({"model": {}, "object": range(3)}, path)
+    more = path.read_bytes()
     torch.save([1, 2], path)
     contents = {
+        more: "holds more than tensors, which to read is to run: only if you trust it, pass what torch.load",
         b"<!DOCTYPE html><html>Sign in</html>": r"best\.pth is no checkpoint: it starts with b'<!DOCTYPE html><html>",
         b"": "is no checkpoint",
         whole[: len(whole) // 2]: "is damaged or no checkpoint",
@@ -319,6 +322,16 @@ def test_checkpoint_of_another_size_is_moved(through, tmp_path):
     x = images(64, 64, batch=1).float()
     assert torch.allclose(model.eval()(x), original_logits(moved, x), rtol=1e-3, atol=1e-4)
     assert set(model.state_dict()) == set(state)
+
+
+def test_checkpoint_without_an_embedding_is_moved_too():
+    def network(size):
+        return PathConvNet(**SIZES, img_size=size, position_embedding=False).eval()
+
+    small, large = network(32), network(64)
+    load_original(small.state_dict(), large)
+    weights, moved = dict(small.named_parameters()), dict(large.named_parameters())
+    assert all(torch.equal(weights[name], moved[name]) for name in weights) and weights.keys() == moved.keys()
 
 
 def test_other_paths_of_the_same_size_need_set_input_size():

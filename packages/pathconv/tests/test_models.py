@@ -426,6 +426,16 @@ def test_dtype_reaches_every_parameter():
     assert model(images().double()).dtype == torch.float64
 
 
+def test_weights_of_another_network_after_a_start_on_the_meta_device():
+    whole = timm.create_model("pathconv_s", **SMALL).eval()
+    model = timm.create_model("pathconv_s", device="meta", **SMALL).to_empty(device="cpu").eval()
+    for buffer in model.buffers():
+        buffer.zero_()
+    model.load_state_dict(whole.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(x), whole(x))
+
+
 def test_start_on_the_meta_device():
     model = timm.create_model("pathconv_s", device="meta", **SMALL).to_empty(device="cpu")
     for tensor in [*model.parameters(), *model.buffers()]:

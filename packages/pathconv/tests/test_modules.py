@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pathconv import functional, modules, paths
 from pathconv.functional import path_tables
@@ -114,9 +115,26 @@ def test_traverse_lives_through_copies_moves_and_the_meta_device():
         getattr(empty, name).fill_(7)
     empty.reset_parameters()
     assert torch.equal(empty(x), expected)
-    assigned = Traverse("g", 32, device="meta")
-    assigned.load_state_dict(layer.state_dict(), assign=True)
-    assert torch.equal(assigned(x), expected)
+    empty = Traverse("g", 32, device="meta").to_empty(device="cpu")
+    for name in ("paths", "index", "inverse"):
+        getattr(empty, name).fill_(7)
+    empty.load_state_dict(layer.state_dict())
+    assert torch.equal(empty(x), expected)
+    for dtype in (torch.int32, torch.int64):
+        assigned = Traverse("g", 32, device="meta")
+        assigned.load_state_dict({"paths": layer.paths.to(dtype)}, assign=True)
+        assert torch.equal(assigned(x), expected)
+
+
+def test_traverse_is_made_in_a_fake_mode():
+    with FakeTensorMode():
+        assert Traverse("g", 32)(torch.randn(2, 3, 32, 32)).shape == (2, 9, 1024)
+
+
+def test_scale_of_a_single_channel():
+    x, scale, layer = torch.randn(3, 1, 8), torch.rand(3, 1), DepthwiseConv1d(1, 3, bias=False)
+    assert torch.allclose(layer(x, scale), layer(scale[..., None] * x))
+    assert PathConvBlock(1, 1)(x).shape == x.shape
 
 
 @pytest.mark.parametrize(
@@ -295,6 +313,15 @@ def test_inference_in_parts_is_the_same(cache, monkeypatch):
             found = block(given)
         assert torch.allclose(found, expected, atol=1e-5) and found.shape == given.shape
         assert found.mT.is_contiguous() and expected.mT.is_contiguous()
+
+
+def test_hooks_see_whole_sequences_in_inference(monkeypatch):
+    block, seen = PathConvBlock(12, 3), []
+    monkeypatch.setattr(modules, "CACHE_BYTES", 1)
+    block.invBot[1].register_forward_hook(lambda _, given, found: seen.append((given[0].shape, found.shape)))
+    with torch.no_grad():
+        block(torch.randn(3, 12, 17))
+    assert seen == [((3, 48, 17), (3, 48, 17))]
 
 
 def test_drop_path_drops_whole_samples_and_scales_the_rest():

@@ -10,6 +10,7 @@ built by those rules with random values, not against a real file.
 from __future__ import annotations
 
 import argparse
+import pickle
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
@@ -74,11 +75,12 @@ def read_original(path_or_state_dict: str | PathLike[str] | Mapping[str, Any]) -
 def fit(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The weights for `model`, with the position embedding resampled where its images have another size."""
     state, own = dict(state_dict), model.state_dict()
-    if not {_PATHS, _EMBEDDING} <= state.keys() & own.keys():
+    if not (_PATHS in state and _PATHS in own):
         return state
     old, new = state[_PATHS], own[_PATHS]
     if len(old) == len(new) and _size(old) != _size(new):
-        state[_EMBEDDING] = resize_position_embedding(state[_EMBEDDING], old, new)
+        if _EMBEDDING in state and _EMBEDDING in own:
+            state[_EMBEDDING] = resize_position_embedding(state[_EMBEDDING], old, new)
         state[_PATHS] = new
     return state
 
@@ -154,6 +156,11 @@ def _read(path: str | PathLike[str]) -> Mapping[str, Any]:
         # Their training script stores its parsed command line beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, which to read is to run: only if you trust it, pass what "
+            "torch.load(..., weights_only=False) returns."
+        ) from error
     except (EOFError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}") from error
     if not isinstance(checkpoint, Mapping):

@@ -81,7 +81,9 @@ class DepthwiseConv1d(nn.Module):
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:  # (N, C, L) -> (N, M * C, L')
         """The convolution of `x`; with `scale` (N, C) that of `scale[..., None] * x`, without forming that product."""
         weight: Tensor = self.weight
-        if scale is not None:  # kernels per sample, (N, C, 1) * (C, M, K)
+        if scale is not None and len(weight) == 1:  # a kernel per sample would be read as one per output
+            x = scale[..., None] * x
+        elif scale is not None:  # kernels per sample, (N, C, 1) * (C, M, K)
             weight = (scale[..., None, None] * weight.view(self.channels, self.multiplier, -1)).flatten(1, 2)
         return depthwise_conv1d(x, weight, self.bias, stride=self.stride, padding=self.padding)
 
@@ -196,7 +198,8 @@ class InvertedBottleneck(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:  # (N, d, L)
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if torch.is_grad_enabled() or traced or x.device.type != "cpu":
+        watched = any(part._forward_hooks or part._forward_pre_hooks for part in self)  # who expect all of a sequence
+        if torch.is_grad_enabled() or traced or watched or x.device.type != "cpu":
             return super().forward(x)
         # Inference on a CPU: positions do not mix, so as many go together as keep 4 d channels of them in the caches.
         samples, dim, length = x.shape

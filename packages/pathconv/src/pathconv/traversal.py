@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 
 from . import functional
 from ._common.checks import positive_int, positive_pair
@@ -50,6 +51,8 @@ class Traverse(nn.Module):
         self._reset_paths()
 
     def _reset_paths(self) -> None:
+        if is_fake(self.index):  # which has no numbers
+            return
         index = self._tables.index
         self.paths.copy_(torch.stack((index // self.image_size[1], index % self.image_size[1]), -1))
         self.index.copy_(index)
@@ -76,8 +79,8 @@ class Traverse(nn.Module):
                 return
         super()._load_from_state_dict(state_dict, prefix, *rest)
         if self.index.device != self.paths.device:  # assigned into a module on the meta device
-            self.index, self.inverse = (torch.empty_like(self.paths[..., 0]) for _ in range(2))
-            self._reset_paths()
+            self.index, self.inverse = (torch.empty_like(self._tables.index, device=self.paths.device) for _ in "12")
+        self._reset_paths()  # after `to_empty` the tables hold anything, and no state dict brings them
 
     def extra_repr(self) -> str:
         return f"{self.num_paths} paths, {self.image_size[0]}x{self.image_size[1]}"

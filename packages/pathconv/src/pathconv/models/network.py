@@ -295,8 +295,10 @@ class PathConvNet(nn.Module):
 
 
 def _check(depths: Sequence[int], dims: Sequence[int], paths: int) -> None:
-    if len(depths) != len(dims):
-        raise ValueError(f"depths and dims must be equally long, got {len(depths)} and {len(dims)} stages")
+    if len(depths) != len(dims) or not dims:
+        raise ValueError(
+            f"depths and dims must be equally long, one at least, got {len(depths)} and {len(dims)} stages"
+        )
     if any(dim % paths for dim in dims):
         raise ValueError(
             f"{paths} paths do not divide the channels of the stages, {', '.join(map(str, dims))}: take as many paths "
