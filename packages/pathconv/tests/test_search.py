@@ -14,8 +14,10 @@ from pathconv import search
 from pathconv.paths import PathConfig, PathSet, locality, preset_set
 from pathconv.search import reference
 from pathconv.search.bits import ones, pack, unpack
+from pathconv.search.exact import _search
 from pathconv.search.native import kernel
 from pathconv.search.sorted import Sorted, matrix
+from pathconv.search.state import State
 
 NATIVE = pathconv.ops.backends.active("cpu") == "native"
 needs_native = pytest.mark.skipif(not NATIVE, reason="takes long in plain PyTorch")
@@ -147,6 +149,21 @@ def test_sets_of_any_size_are_considered():
     assert sorted_.covers(torch.arange(6), 4, 41)[0] == 40
     assert sorted_.covers(torch.arange(6), 4, 40) is None
     assert sorted_.covers(torch.arange(6), 1, 1000) is None
+
+
+def test_the_order_of_candidates_does_not_matter():
+    """Half turns halve the search, but among candidates of equal cost only if these are looked at in a fixed order."""
+    generator = torch.Generator().manual_seed(0)
+    windows = torch.tensor([(0, 1, row, 0, turns) for row in range(5) for turns in (0, 2)], dtype=torch.int32)
+    for trial in range(20):
+        upright = torch.rand(5, 12, generator=generator) < 0.45
+        upright[0] |= ~(upright | upright.flip(1)).any(0)
+        masks = torch.stack((upright, upright.flip(1)), 1).flatten(0, 1)
+        cost = torch.randint(5, 8, (5,), generator=generator).repeat_interleave(2)
+        order = torch.randperm(10, generator=generator)
+        universe = search.Universe(3, 4, windows[order], cost[order], pack(masks[order]))
+        state = State(int(cost.sum()), list(range(10)))
+        assert _search(universe, state, None, None, False) == state.cost == cheapest_by_trying_all(universe, 5), trial
 
 
 def test_a_single_path_may_do():

@@ -12,15 +12,18 @@ from .universe import Universe
 
 
 class Sorted:
-    """A universe sorted by cost, then by the number of pixels.
+    """A universe sorted by cost, then by the number of pixels, then by window.
 
+    So candidates with the same cost and pixels turn by 180 degrees without overtaking those of another place, which
+    `exact` relies on wherever it looks at the first half of the turns alone.
     Its pixels are shuffled: neighbouring pixels are covered by nearly the same candidates, so those that cover a given
     set are told from the others sooner when the pixels are looked at in random order.
     """
 
     def __init__(self, universe: Universe):
         size = kernel("count")(universe.better, ones(universe.pixels))
-        order = torch.argsort(size, descending=True, stable=True)
+        order = torch.argsort(universe.keys(), stable=True)
+        order = order[torch.argsort(size[order], descending=True, stable=True)]
         self.numbers = order[torch.argsort(universe.cost[order], stable=True)]  # of the candidates in the universe
         self.cost = universe.cost[self.numbers]
         rows = kernel("transpose")(universe.better[self.numbers], universe.pixels)

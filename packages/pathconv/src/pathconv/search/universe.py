@@ -78,9 +78,13 @@ class Universe:
 
     def half_turned(self) -> bool:
         """Whether with every candidate the same one turned by 180 degrees is there, as the raster's distances are."""
+        return bool(torch.isin(self.keys() ^ 2, self.keys()).all())
+
+    def keys(self) -> Tensor:  # int64 (n,)
+        """Numbers in the order of the windows, whatever order they are in here; a bit of 2 is a half turn."""
         curve, pad, row, column, turns = self.windows.long().unbind(1)
         place = ((curve * (int(pad.max()) + 1) + pad) * (int(row.max()) + 1) + row) * (int(column.max()) + 1) + column
-        return bool(torch.isin(4 * place + (turns ^ 2), 4 * place + turns).all())
+        return 4 * place + turns
 
     def fingerprint(self) -> str:
         """Equal for equal candidates."""
