@@ -35,14 +35,23 @@ LinePlan::LinePlan(const Reads& reads, int64_t batch, Strides source, Strides ta
     return std::memcmp(dy + a * reads_.taps, dy + b * reads_.taps, row) == 0 &&
            std::memcmp(dx + a * reads_.taps, dx + b * reads_.taps, row) == 0;
   };
+  const auto run_end = [&](int64_t begin) {
+    int64_t end = begin + 1;
+    while (end < reads_.channels && same(begin, end)) ++end;
+    return end;
+  };
+  int64_t vectors = 0;
+  for (int64_t begin = 0, end; begin < reads_.channels; begin = end) {
+    end = run_end(begin);
+    vectors += ceil_div(end - begin, kVector);
+  }
+  // Where runs of channels are short, blocks of mixed lines in packed rows waste less.
+  possible_ = 2 * reads_.channels >= vectors * kVector;
   for (int64_t begin = 0, end; begin < reads_.channels && possible_; begin = end) {
-    for (end = begin + 1; end < reads_.channels && same(begin, end);) ++end;
+    end = run_end(begin);
     possible_ = add_walk(begin);
     if (possible_) add_vectors(begin, end);
   }
-  // Where runs of channels are short, blocks of mixed lines in packed rows waste less.
-  const int64_t vectors = static_cast<int64_t>(vectors_.size());
-  possible_ = possible_ && 2 * reads_.channels >= vectors * kVector;
   if (!possible_) return;
   fill(weight, residual, bias);
   groups_ = ceil_div(vectors, kTileVectors);
