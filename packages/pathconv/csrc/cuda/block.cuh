@@ -16,9 +16,10 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr unsigned kWarpMask = 0xffffffffu;
 
-// Neighbours in memory, read and written at once; they lie at a multiple of their size.
+// Neighbours in memory, read and written at once; they lie at a multiple of their size, up to the 16 bytes to which
+// shared memory is aligned.
 template <typename T, int Count>
-struct alignas(Count * sizeof(T)) Vector {
+struct alignas(Count * sizeof(T) < 16 ? Count * sizeof(T) : 16) Vector {
   T value[Count];
 };
 
