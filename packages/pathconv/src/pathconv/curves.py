@@ -10,12 +10,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._common.checks import positive_int
+from ._common.checks import integer, positive_int
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class PathConfig:
             raise TypeError(f"offset must be a pair (row, column), but it is {self.offset!r}.")
         if self.rotation not in (0, 90, 180, 270):
             raise ValueError(f"rotation must be 0, 90, 180 or 270 degrees, but it is {self.rotation!r}.")
-        object.__setattr__(self, "pad", _not_negative("pad", self.pad))
-        object.__setattr__(self, "offset", tuple(_not_negative("offset", place) for place in self.offset))
+        object.__setattr__(self, "pad", integer("pad", self.pad, 0))
+        object.__setattr__(self, "offset", tuple(integer("offset", place, 0) for place in self.offset))
         object.__setattr__(self, "rotation", int(self.rotation))
 
     @property
@@ -205,14 +204,6 @@ def _hilbert(height: int, width: int) -> Tensor:
         return half + sign(side) if half % 2 and abs(side) > 2 else half
 
     return visit(height, width) if height >= width else visit(width, height).flip(1)
-
-
-def _not_negative(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, but it is {value!r}.")
-    if value < 0:
-        raise ValueError(f"{name} must not be negative, but it is {value}.")
-    return int(value)
 
 
 CURVES: dict[str, Callable[[int, int], Tensor]] = {

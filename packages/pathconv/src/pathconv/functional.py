@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ._common.autograd import autocast
-from ._common.checks import floating_tensor, positive_int, same_device, same_dtype
+from ._common.checks import floating_tensor, integer, positive_int, same_device, same_dtype
 from .ops import depthwise as depthwise_ops
 from .ops import traverse as traverse_ops
 from .reference import lies_last
@@ -181,7 +181,7 @@ def depthwise_conv1d(
     floating_tensor("x", x, "(N, C, L)")
     weight = _kernels(x, weight)
     _check_bias(bias, weight.shape[1])
-    stride, padding = positive_int("stride", stride), _not_negative("padding", padding)
+    stride, padding = positive_int("stride", stride), integer("padding", padding, 0)
     if weight.shape[2] > x.shape[2] + 2 * padding:
         raise ValueError(
             f"weight has {weight.shape[2]} taps but x has {x.shape[2]} positions and padding is {padding}: the kernel "
@@ -247,11 +247,3 @@ def _check_alike(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         if tensor is not None:
             same_device(name, tensor, "x", x)
             same_dtype(name, tensor, "x", x)
-
-
-def _not_negative(name: str, value: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, but it is {value!r}.")
-    if value < 0:
-        raise ValueError(f"{name} must not be negative, but it is {value}.")
-    return value if hasattr(value, "node") else int(value)  # a SymInt stays symbolic

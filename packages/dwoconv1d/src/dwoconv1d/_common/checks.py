@@ -12,16 +12,21 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def positive_int(name: str, value: Any) -> int:
-    """Returns `value`, of any integer type, as an `int` of at least 1.
+    """Returns `value`, of any integer type, as an `int` of at least 1; raises as `integer` does."""
+    return integer(name, value, 1)
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """Returns `value`, of any integer type, as an `int` of at least `least`.
 
     Raises:
         TypeError: not an integer.
-        ValueError: below 1.
+        ValueError: below `least`.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, but it is {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, but it is {value}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, but it is {value}.")
     return value if hasattr(value, "node") else int(value)  # a SymInt stays symbolic
 
 
