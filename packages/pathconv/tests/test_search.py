@@ -166,6 +166,36 @@ def test_the_order_of_candidates_does_not_matter():
         assert _search(universe, state, None, None, False) == state.cost == cheapest_by_trying_all(universe, 5), trial
 
 
+def test_the_default_device_does_not_matter(tmp_path):
+    pytest.importorskip("scipy")
+    with torch.device("meta"):
+        found = search.exact(8, 8, "zorder", resume=tmp_path / "state", progress=False)
+        rounded = search.randomized_rounding(8, 8, "zorder")
+        greedy = search.greedy(8, 8, "zorder")
+    assert found == search.exact(8, 8, "zorder", progress=False) and greedy == search.greedy(8, 8, "zorder")
+    assert rounded == search.randomized_rounding(8, 8, "zorder")
+
+
+def test_a_solver_out_of_time_has_no_bound(monkeypatch, small):
+    optimize = pytest.importorskip("scipy.optimize")
+    whole = optimize.milp
+
+    def hasty(*arguments, **options):
+        solved = whole(*arguments, **options)
+        solved.mip_dual_bound = -float("inf")
+        return solved
+
+    monkeypatch.setattr(optimize, "milp", hasty)
+    found = search.exact(8, 8, "hilbert", universe=small, solver="highs")
+    assert not found.proven and found.bound == int(small.cost.min())
+
+
+def test_a_state_that_cannot_be_kept_is_said_before_the_search(tmp_path, small, monkeypatch):
+    monkeypatch.setattr(Sorted, "covers", None)
+    with pytest.raises(FileNotFoundError):
+        search.exact(8, 8, "hilbert", universe=small, resume=tmp_path / "no" / "state", progress=False)
+
+
 def test_a_single_path_may_do():
     universe = search.candidates(8, 8, "hilbert")
     masks = unpack(universe.better, 64)
@@ -267,6 +297,14 @@ def test_states_of_other_searches_are_refused(tmp_path, small):
     search.exact(8, 8, "hilbert", universe=small, resume=state, progress=False)
     with pytest.raises(ValueError, match="is the state of a search among other candidates"):
         search.exact(8, 8, "zorder", resume=state, progress=False)
+    known = json.loads(state.read_text())
+    first = small.numbers([PathConfig(**known["configs"][0])])
+    alone = {"configs": known["configs"][:1], "cost": int(small.cost[first].sum())}
+    for change in ({"members": 0}, {"position": -1}, alone):
+        state.write_text(json.dumps(known | change))
+        with pytest.raises(ValueError, match="it is no point that a search can be at"):
+            search.exact(8, 8, "hilbert", universe=small, resume=state, progress=False)
+    state.write_text(json.dumps(known))
     for content in ("", "{}", json.dumps({"format": "pathconv path set", "version": 1}),
                     state.read_text().replace('"cost": ', '"cost": 1')):  # fmt: skip
         state.write_text(content)

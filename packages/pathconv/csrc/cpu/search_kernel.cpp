@@ -196,7 +196,7 @@ class CoverSearch {
       record(spent + all_.cost[found]);
       return;
     }
-    // One of the open places must cover the pixel that fewest candidates cover.
+    // One of the open places must cover the first of the open pixels.
     const uint64_t* row = all_.table + pixels_[0] * kBlock;
     for (int64_t word = begin / 64; 64 * word < end; ++word) {
       uint64_t bits = row[word / kBlock * all_.pixels * kBlock + word % kBlock];

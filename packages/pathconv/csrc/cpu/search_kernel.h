@@ -37,7 +37,7 @@ void transpose(const uint64_t* bits, int64_t rows, int64_t words, int64_t column
 void count_common(const uint64_t* bits, int64_t rows, int64_t words, const uint64_t* mask, int64_t* out,
                   ForEach for_each);
 
-// Candidates in the order of their costs, pixels from the one that fewest candidates cover to the one that most do.
+// Candidates in the order of their costs; pixels in any order, best a random one (see search/sorted.py).
 struct Candidates {
   const uint64_t* columns;  // (count, words): pixels of a candidate
   const uint64_t* table;    // (blocks of candidates, pixels, kBlock): candidates of a pixel, 512 at a time

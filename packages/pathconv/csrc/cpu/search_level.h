@@ -82,7 +82,7 @@ struct Bits {
 #endif
 };
 
-// Few candidates survive the first pixels, which are those that fewest cover.
+// Few candidates survive the first pixels.
 int64_t find(const Candidates& candidates, const int32_t* pixels, int64_t count, int64_t begin, int64_t end) {
   const int64_t lanes = 64 * kBlock;
   for (int64_t block = begin / lanes; block * lanes < end; ++block) {

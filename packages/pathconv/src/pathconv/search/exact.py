@@ -10,6 +10,7 @@ import torch
 from ..path_set import PathSet
 from .greedy import complete, resolve
 from .models import SOLVERS, solve
+from .native import on_cpu
 from .progress import Bar
 from .sorted import Sorted
 from .state import State
@@ -18,6 +19,7 @@ from .universe import Universe
 _SECONDS_AT_ONCE, _SECONDS_BETWEEN_SAVES = 0.25, 5.0
 
 
+@on_cpu
 def exact(
     height: int,
     width: int,
@@ -74,6 +76,8 @@ def exact(
     if state is None:
         start = complete(universe, [])
         state = State(int(universe.cost[start].sum()), start)
+    if resume is not None:
+        state.save(resume, universe)  # what cannot be written fails now, not after the search
     try:
         bound = _search(universe, state, end, resume, progress)
     except KeyboardInterrupt:
@@ -100,7 +104,7 @@ def _search(
     if universe.half_turned():  # then every set may be turned by 180 degrees, and so that its first member is of these
         firsts = firsts[universe.windows[candidates.numbers, 4] < 2]
     price, least, saved = candidates.cost[firsts].tolist(), int(candidates.cost[0]), time.monotonic()
-    while state.members * least < state.cost:
+    while state.members * least < state.cost and state.members <= universe.pixels:  # one member per pixel is enough
         size, at_once = state.members, 1
         with Bar(f"sets of {size}", len(firsts), progress) as bar:
             bar.move(state.position)
@@ -122,5 +126,5 @@ def _search(
                 if resume is not None and now - saved > _SECONDS_BETWEEN_SAVES:
                     state.save(resume, universe)
                     saved = now
-        state.members, state.position = size + 1, 0
+        state.position, state.members = 0, size + 1
     return state.cost

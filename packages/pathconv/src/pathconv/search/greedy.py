@@ -7,10 +7,11 @@ from torch import Tensor
 
 from ..path_set import PathSet
 from .bits import ones, unpack
-from .native import kernel
+from .native import kernel, on_cpu
 from .universe import Universe, candidates
 
 
+@on_cpu
 def greedy(height: int, width: int, curve: str, *, universe: Universe | None = None) -> PathSet:
     """Takes the candidate that costs least per newly covered pixel until all pixels are covered.
 

@@ -60,7 +60,9 @@ def _highs(covered: Tensor, cost: Tensor, time_limit: float | None) -> tuple[lis
     )
     if solved.x is None:
         return None, 0
-    return (solved.x > 0.5).tolist(), math.ceil(solved.mip_dual_bound * (1 - 1e-9))
+    bound = solved.mip_dual_bound  # none, or infinite, where the time ended first
+    known = bound is not None and math.isfinite(bound)
+    return (solved.x > 0.5).tolist(), math.ceil(bound * (1 - 1e-9)) if known else 0
 
 
 SOLVERS: dict[str, Callable[[Tensor, Tensor, float | None], tuple[list[bool] | None, int]]] = {

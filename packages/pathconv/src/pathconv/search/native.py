@@ -1,15 +1,30 @@
-"""Which code runs the search: the native library, or `reference` where it is missing or chosen."""
+"""Where the search runs: on the CPU, by the native library, or by `reference` where that is missing or chosen."""
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
 from ..ops import backends
 from . import reference
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def on_cpu(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Makes a function's tensors on the CPU, whatever torch's default device is."""
+
+    @functools.wraps(function)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return run
 
 
 def kernel(name: str) -> Callable[..., Any]:

@@ -10,13 +10,14 @@ from torch import Tensor
 from ..path_set import PathSet
 from .bits import unpack
 from .greedy import complete, resolve, uncovered
-from .native import kernel
+from .native import kernel, on_cpu
 from .universe import Universe
 
 _AT_ONCE = 64  # candidates and pixels that join the programme per round
 _GAP, _EPS = 2e-2, 1e-9
 
 
+@on_cpu
 def randomized_rounding(
     height: int,
     width: int,
@@ -30,7 +31,8 @@ def randomized_rounding(
 ) -> PathSet:
     """Solves the relaxed set cover, then takes each candidate with probability min(alpha * x, 1), `rounds` times.
 
-    The cheapest of the sets is returned; its `bound` is the relaxation's value. Needs the extra `pathconv[search]`.
+    The cheapest of the sets is returned. The relaxation is solved to within two percent (the authors solve it exactly);
+    the `bound` of the set is the value that is proven for it. Needs the extra `pathconv[search]`.
 
     Args:
         height: of the image.
@@ -96,7 +98,7 @@ def relax(universe: Universe) -> tuple[Tensor, Tensor, float]:
         value = float(x @ cost[columns] / coverage.min().clamp(min=_EPS))
         dear = torch.topk(worth, min(_AT_ONCE, len(worth)))
         short = torch.topk(1 - coverage, min(_AT_ONCE, universe.pixels))
-        new_columns = dear.indices[dear.values > 1 + _EPS].tolist()
+        new_columns = [c for c in dear.indices[dear.values > 1 + _EPS].tolist() if c not in columns]
         new_rows = short.indices[short.values > 1e-7].tolist()
         if value <= bound * (1 + _GAP) or not (new_columns or new_rows):
             x = (x / coverage.min()).clamp(max=1)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..curves import PathConfig
+from .greedy import uncovered
 from .universe import Universe
 
 _FORMAT, _VERSION = "pathconv search state", 1
@@ -57,6 +58,8 @@ class State:
             state = cls(int(content["cost"]), chosen, int(content["members"]), int(content["position"]))
             if same and int(universe.cost[chosen].sum()) != state.cost:
                 raise ValueError(f"its paths do not cost {state.cost}")
+            if same and (state.members < 1 or state.position < 0 or uncovered(universe, chosen).any()):
+                raise ValueError("it is no point that a search can be at")
         except (ValueError, KeyError, TypeError) as error:  # a UnicodeDecodeError and a JSONDecodeError are ValueErrors
             raise ValueError(f"{os.fspath(file)} holds no state of a search: {error!r}. Move it away.") from None
         if not same:

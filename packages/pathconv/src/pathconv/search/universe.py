@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._common.checks import positive_int
+from .._common.checks import integer, positive_int
 from ..curves import PathConfig, generate
 from ..locality import raster_distances
 from ..path_set import PathSet, to_index
 from .bits import BLOCK
-from .native import kernel
+from .native import kernel, on_cpu
 from .progress import Bar
 
 CURVES = ("hilbert", "zorder")
@@ -95,6 +95,7 @@ class Universe:
         return digest.hexdigest()[:32]
 
 
+@on_cpu
 def candidates(
     height: int,
     width: int,
@@ -131,8 +132,7 @@ def candidates(
     height, width = positive_int("height", height), positive_int("width", width)
     if curve not in CURVES:
         raise ValueError(f'curve must be "hilbert" or "zorder", whose windows differ, but it is {curve!r}.')
-    if max_pad is not None and max_pad < 0:
-        raise ValueError(f"max_pad must be at least 0, but it is {max_pad}.")
+    max_pad = None if max_pad is None else integer("max_pad", max_pad, 0)
     turns = torch.arange(4)[:: 1 if height == width else 2]
     plain = turns if (curve == "hilbert" if rotate_plain is None else rotate_plain) else turns[:1]
     groups = [(0, torch.stack((torch.zeros_like(plain), torch.zeros_like(plain), plain), 1))]
