@@ -131,6 +131,12 @@ def test_traverse_is_made_in_a_fake_mode():
         assert Traverse("g", 32)(torch.randn(2, 3, 32, 32)).shape == (2, 9, 1024)
 
 
+def test_padding_is_checked_when_the_layer_is_made():
+    for padding, error in ((-1, ValueError), ("same", TypeError)):
+        with pytest.raises(error, match=r"padding must be (at least 0|an integer), but it is"):
+            DepthwiseConv1d(4, 3, padding=padding)
+
+
 def test_scale_of_a_single_channel():
     x, scale, layer = torch.randn(3, 1, 8), torch.rand(3, 1), DepthwiseConv1d(1, 3, bias=False)
     assert torch.allclose(layer(x, scale), layer(scale[..., None] * x))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._common.checks import positive_int
+from ._common.checks import integer, positive_int
 from .functional import depthwise_conv1d
 from .traversal import Traverse, TraverseConv1d, reset_as_conv
 
@@ -68,7 +68,7 @@ class DepthwiseConv1d(nn.Module):
         super().__init__()
         self.channels, self.kernel_size = positive_int("channels", channels), positive_int("kernel_size", kernel_size)
         self.multiplier, self.stride = positive_int("multiplier", multiplier), positive_int("stride", stride)
-        self.padding = kernel_size // 2 if padding is None else padding
+        self.padding = kernel_size // 2 if padding is None else integer("padding", padding, 0)
         out = channels * multiplier
         self.weight = nn.Parameter(torch.empty(out, 1, kernel_size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out, device=device, dtype=dtype)) if bias else None
