@@ -6,7 +6,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include "common/isa.h"
-#include "cpu/half.h"
+#include "cpu/dtype.h"
 
 namespace pathconv {
 

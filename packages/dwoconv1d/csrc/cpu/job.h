@@ -4,7 +4,11 @@
 
 #include <cstdint>
 
+#include "common/half.h"
+
 namespace dwoconv1d {
+
+using namespace leanconv::cpu;
 
 enum class DType { float32, float64, float16, bfloat16 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/half.h"
 #include "cpu/plan.h"
 #include "cpu/plan_lines.h"
 

@@ -2,7 +2,6 @@
 #include <memory>
 #include <new>
 
-#include "cpu/half.h"
 #include "cpu/plan.h"
 
 namespace dwoconv1d {

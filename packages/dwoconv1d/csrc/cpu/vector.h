@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-#include "cpu/half.h"
+#include "cpu/job.h"
 
 namespace dwoconv1d {
 namespace {

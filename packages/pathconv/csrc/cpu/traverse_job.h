@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "cpu/half.h"
+#include "cpu/dtype.h"
 
 namespace pathconv::traversal {
 

@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-#include "cpu/half.h"
+#include "cpu/dtype.h"
 
 namespace pathconv {
 namespace {

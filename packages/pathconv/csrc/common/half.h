@@ -1,11 +1,11 @@
+// edit in shared/common/native/half.h
 // float16 and bfloat16 as bits, converted in software: for the few numbers that no vector code touches.
 #pragma once
 
 #include <cstdint>
 
-namespace pathconv {
-
-enum class DType { float32, float64, float16, bfloat16 };
+// Not leanconv itself, whose names are those of device code.
+namespace leanconv::cpu {
 
 struct Half {
   uint16_t bits;
@@ -70,4 +70,4 @@ struct AccumulatorOf<double> {
   using type = double;
 };
 
-}  // namespace pathconv
+}  // namespace leanconv::cpu
