@@ -238,6 +238,7 @@ def test_path_changes_the_network_only_through_the_order_of_pixels():
         ({"img_size": 28, "path": PathSet.of([PathConfig("raster")], 32, 32)}, ValueError, "28 x 28"),
         ({"img_size": 0}, ValueError, "image_size must be at least 1"),
         ({"depths": (1, 1)}, ValueError, "equally long, got 2 and 3"),
+        ({"depths": (), "dims": ()}, ValueError, "an entry at least and be equally long, got 0 and 0"),
         ({"dims": (12, 24, 36)}, ValueError, r"multiple of the one before, got \(12, 24, 36\)"),
         ({"global_pool": "max"}, ValueError, "global_pool must be"),
         ({"drop_path_rate": 1.0}, ValueError, "drop_path must be"),

@@ -297,7 +297,7 @@ class PathConvNet(nn.Module):
 def _check(depths: Sequence[int], dims: Sequence[int], paths: int) -> None:
     if len(depths) != len(dims) or not dims:
         raise ValueError(
-            f"depths and dims must be equally long, one at least, got {len(depths)} and {len(dims)} stages"
+            f"depths and dims must have an entry at least and be equally long, got {len(depths)} and {len(dims)} stages"
         )
     if any(dim % paths for dim in dims):
         raise ValueError(
