@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import inference
 from ._common.checks import integer, positive_int
 from .functional import depthwise_conv1d
 from .traversal import Traverse, TraverseConv1d, reset_as_conv
@@ -212,6 +213,9 @@ class InvertedBottleneck(nn.Sequential):
         )
 
 
+BLOCK_PARTS = (InvertedBottleneck, ChannelNorm, PointwiseConv1d, ChannelNorm, nn.GELU, PointwiseConv1d)
+
+
 class PathConvBlock(nn.Module):
     """Residual block (figure 7): attention, depthwise convolution, inverted bottleneck.
 
@@ -260,7 +264,11 @@ class PathConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (N, dim, L)
         x = x.mT.contiguous().mT  # no copy inside a network
         conv, norm = self.dwconv
-        z = self.invBot(norm(conv(x, None if self.attn is None else 1 + self.attn.weights(x))))
+        y = conv(x, None if self.attn is None else 1 + self.attn.weights(x))
+        parts = (self.invBot, norm, *self.invBot)
+        if not (self.drop_path and self.training) and inference.applies(x, parts, BLOCK_PARTS, self.scaling):
+            return inference.residual(x, y, norm, self.invBot, self.scaling)
+        z = self.invBot(norm(y))
         scale = self.scaling[:, None]
         if self.drop_path and self.training:
             keep = 1 - self.drop_path
