@@ -147,7 +147,7 @@ def test_pathconv_names_what_ran_and_keeps_the_papers_numbers_to_its_networks():
     assert card("model=resnet18") == ("resnet18 on SVHN", None)
     assert card(smoke=True) == ("narrow PathConvB-HC*", 97.81)
     ours = train.card(train.recipe("cf10", "s", "g*"), dataset="cf10", model="s", path="g*")
-    assert "paper" not in ours and ours["row"] == "PathConvS-HC* of lower cost on CIFAR-10"
+    assert "paper" not in ours and ours["row"] == "PathConvS-H-optimal on CIFAR-10"
     neither = ablation.card(ablation.planned("neither", "in64", False), variant="neither", dataset="in64")
     assert (neither["row"], neither["paper"]["top1"]) == ("PathConvB-HC* without both on ImageNet-64", 52.91)
 

@@ -59,7 +59,7 @@ BASELINES = {
 MODELS = {"s": "pathconv_s", "b": "pathconv_b", **BASELINES}
 LABELS = {"s": "PathConvS", "b": "PathConvB", "r18": "ResNet-18", "r50": "ResNet-50", "wrn-40-2": "WRN-40-2"}
 LABELS["wrn-40-5"] = "WRN-40-5"
-PATHS = {  # short name: as in the paper's tables; * in our names are the cheaper three-path sets found by search.exact
+PATHS = {  # short name: as in the paper's tables, where C* are three paths; g* and z* are our cheaper sets of three
     "r": "R",
     "og": "H",
     "oz": "Z",
@@ -67,8 +67,8 @@ PATHS = {  # short name: as in the paper's tables; * in our names are the cheape
     "z": "ZC*",
     "mg": "HC+",
     "mz": "ZC+",
-    "g*": "HC* of lower cost",
-    "z*": "ZC* of lower cost",
+    "g*": "H-optimal",
+    "z*": "Z-optimal",
 }
 TITLES = {"cf10": "CIFAR-10", "svhn": "SVHN", "in64": "ImageNet-64"}
 
@@ -103,6 +103,7 @@ SMOKE: dict[str, Any] = {
     "data": "fashion_mnist",
     "smoke": True,
     "image_size": 32,
+    "train_images": 20_000,
     "epochs": 2,
     "batch_size": 64,
     "lr": 3e-3,
@@ -114,7 +115,7 @@ SMOKE: dict[str, Any] = {
     "drop_path": 0.0,
     "augment": {"padding": 0, "hflip": 0.0, "rand_augment": ""},  # too short to overfit
     "workers": 0,
-    "log_every": 200,
+    "log_every": 100,
 }
 SMOKE_PLANS = (("s", "r"), ("s", "og"), ("s", "g"), ("r18", ""))
 

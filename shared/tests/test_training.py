@@ -16,6 +16,7 @@ from torch import Tensor
 
 from leanconv import models, training
 from leanconv.training import Recipe, checkpoint, run_folder
+from leanconv.training.trainer import Trainer
 from leanconv.training.world import Interrupt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -136,6 +137,20 @@ def test_second_interrupt_is_not_swallowed():
                 signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_during_the_last_evaluation_reaches_the_caller(small, tmp_path, monkeypatch):
+    """Nothing is left to stop in the run itself; a script with further runs must not begin them."""
+    once = Trainer._evaluate
+
+    def interrupted(self):
+        signal.raise_signal(signal.SIGTERM)
+        return once(self)
+
+    monkeypatch.setattr(Trainer, "_evaluate", interrupted)
+    with pytest.raises(training.Interrupted, match="is finished"):
+        fit(small.override({"epochs": 1}), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["top1"] >= 0
 
 
 def test_a_checkpoint_is_whole_or_absent(tmp_path, monkeypatch):

@@ -528,3 +528,8 @@ def test_without_timm_the_package_works_and_models_says_what_is_missing():
     assert done.stdout.strip() == (
         "pathconv.models needs timm, which is not installed: run `pip install pathconv[models]`"
     )
+
+
+def test_images_of_other_channels_are_refused_in_a_sentence():
+    with pytest.raises(ValueError, match=r"x must have shape \(N, 3, H, W\), .* made with in_chans\.$"):
+        small()(images(channels=1))

@@ -38,8 +38,8 @@ def applies(x: Tensor, modules: Sequence[nn.Module], kinds: Sequence[type[nn.Mod
         return False
     if not _NATIVE or backends.active("cpu") != "native" or [type(m) for m in modules] != list(kinds):
         return False
-    if any(m._forward_hooks or m._forward_pre_hooks for m in modules):
-        return False
+    if any(m._forward_hooks or m._forward_pre_hooks or getattr(m, "approximate", "none") != "none" for m in modules):
+        return False  # a hook would see nothing, and the op knows no tanh for GELU
     numbers: list[Any] = [
         scale,
         *(p for m in modules for p in (getattr(m, "weight", scale), getattr(m, "bias", scale))),

@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 LAYER_NORM_EPS = 1e-6
-CACHE_BYTES = 2 << 20  # of one core
 
 
 class DepthwiseConv1d(nn.Module):
@@ -160,6 +159,8 @@ class PathAwareECA(nn.Module):
 
     def weights(self, x: Tensor) -> Tensor:  # (N, C, L) -> (N, C)
         """The attention e * f, by which `forward` multiplies."""
+        if x.dim() != 3 or x.shape[1] != self.channels:
+            raise ValueError(f"x must have shape (N, {self.channels}, L), but it has shape {tuple(x.shape)}.")
         mean = x.mean(2).unflatten(1, (self.num_paths, -1))
         kernel, (_, bias) = self.kernel(), self.combine.parameters()
         inner = depthwise_conv1d(mean, kernel, bias.expand(self.num_paths), padding=kernel.shape[2] // 2).sigmoid()
@@ -204,7 +205,7 @@ class InvertedBottleneck(nn.Sequential):
             return super().forward(x)
         # Inference on a CPU: positions do not mix, so as many go together as keep 4 d channels of them in the caches.
         samples, dim, length = x.shape
-        together = max(1, torch.get_num_threads() * CACHE_BYTES // (4 * dim * x.element_size()))
+        together = max(1, torch.get_num_threads() * inference.CACHE_BYTES // (4 * dim * x.element_size()))
         if samples * length <= together:
             return super().forward(x)
         positions = x.mT.reshape(1, -1, dim).split(together, 1)

@@ -56,7 +56,7 @@ def run(plans: Sequence[Plan], args: argparse.Namespace) -> int:
                 report.gather([out]).save(out)
                 sys.stdout.write(f"{out}/report.md holds the numbers; `leanconv report {out}` prints them\n")
     except Interrupted as stop:
-        sys.stderr.write(f"{stop}; so does this command with --resume\n")
+        sys.stderr.write(f"{stop}; this command with --resume goes on with all that is left\n")
         return 130
     except (Diverged, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")

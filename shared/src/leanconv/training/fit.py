@@ -14,7 +14,7 @@ from leanconv.data import VisionData
 from leanconv.training import build
 from leanconv.training.recipe import Recipe
 from leanconv.training.run_folder import RunFolder, read_recipe
-from leanconv.training.trainer import Trainer
+from leanconv.training.trainer import Interrupted, Trainer
 from leanconv.training.world import Interrupt, join
 
 
@@ -63,7 +63,7 @@ def fit(
         ValueError: no network or data set has the recipe's name.
         DataNotFound: the data set is absent and could not be fetched.
         Diverged: the loss became infinite or NaN.
-        Interrupted: SIGINT (Ctrl-C) or SIGTERM arrived; a checkpoint was written.
+        Interrupted: SIGINT (Ctrl-C) or SIGTERM arrived; a checkpoint was written, or the run is finished.
 
     Example:
         >>> from leanconv import training
@@ -86,9 +86,12 @@ def fit(
         folder.open()
         try:
             trainer = Trainer(network, recipe, data, folder, world, interrupt, card or {})
-            return Result(folder.path, trainer.run(), trainer.network, trainer.ema and trainer.ema.module)
+            result = Result(folder.path, trainer.run(), trainer.network, trainer.ema and trainer.ema.module)
         finally:
             folder.close()
+        if world.any(interrupt.asked):  # after the last step: there is nothing left to stop here, but in what calls us
+            raise Interrupted(f"stopped; the run in {folder.path} is finished and needs no resuming")
+        return result
 
 
 def resume(run: str | Path, model: nn.Module | None = None, data: VisionData | None = None, **kwargs: Any) -> Result:

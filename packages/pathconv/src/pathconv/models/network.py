@@ -281,6 +281,11 @@ class PathConvNet(nn.Module):
         return {"stem": stem, "blocks": by_block}
 
     def _embed(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != self.in_chans:
+            raise ValueError(
+                f"x must have shape (N, {self.in_chans}, H, W), but it has shape {tuple(x.shape)}: images of other "
+                "channels need a network made with in_chans."
+            )
         x = self.stem(x, self.pathSampling)
         if self.posEmbedding is None:
             return x
