@@ -74,7 +74,9 @@ def environment(args: argparse.Namespace) -> dict:
         "python": platform.python_version(),
         "clock": "thread CPU time with 1 thread, else wall time; medians",
         "arguments": {
-            key: value if isinstance(value, (int, float, list)) else str(value) for key, value in vars(args).items()
+            key: value if isinstance(value, (int, float, list)) else str(value)
+            for key, value in vars(args).items()
+            if key != "json"
         },
     }
 
