@@ -240,8 +240,11 @@ def test_files_that_are_no_checkpoint(tmp_path):
     model = ConvNeXt("1d", **SIZES)
     torch.save({"model": original_state("1d", dtype=torch.float32)}, path)
     whole = path.read_bytes()
+    torch.save({"model": {}, "epoch": model}, path)
+    more = path.read_bytes()
     torch.save([1, 2], path)
     contents = {
+        more: "holds more than tensors, which to read is to run: only if you trust it, pass what torch.load",
         b"<!DOCTYPE html><html>Sign in</html>": r"best\.pth is no checkpoint: it starts with b'<!DOCTYPE html><html>",
         b"": "is no checkpoint",
         whole[: len(whole) // 2]: "is damaged or no checkpoint",

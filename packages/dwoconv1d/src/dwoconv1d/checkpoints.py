@@ -10,13 +10,14 @@ hold them against checkpoints built by those rules with random values, not again
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Set
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ._common import weights
 
 
 def load_original(
@@ -64,7 +65,7 @@ def read_original(
     """
     checkpoint = path_or_state_dict
     if not isinstance(checkpoint, Mapping):
-        checkpoint = _read(checkpoint)
+        checkpoint = weights.read(checkpoint)
     return from_original(_weights(checkpoint, ema))
 
 
@@ -93,22 +94,6 @@ def from_original(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 value = value.flatten(1)
         converted[layer + leaf] = value
     return converted
-
-
-def _read(path: str | PathLike[str]) -> Mapping[str, Any]:
-    with open(path, "rb") as file:
-        start = file.read(24)
-    if not start.startswith((b"PK", b"\x80")):  # a zip archive; a pickle, as torch wrote until version 1.6
-        raise ValueError(f"{path} is no checkpoint: it starts with {start!r}, so look at what was downloaded.")
-    try:
-        # Their training script stores its parsed command line beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}") from error
-    if not isinstance(checkpoint, Mapping):
-        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, but a checkpoint is a dict.")
-    return checkpoint
 
 
 def _variant(state: Mapping[str, Tensor]) -> str:

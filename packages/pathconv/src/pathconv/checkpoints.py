@@ -9,8 +9,6 @@ built by those rules with random values, not against a real file.
 
 from __future__ import annotations
 
-import argparse
-import pickle
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
@@ -19,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._common import weights
 from .traversal import tables_of
 
 _PATHS, _EMBEDDING = "pathSampling.paths", "posEmbedding"
@@ -62,7 +61,7 @@ def read_original(path_or_state_dict: str | PathLike[str] | Mapping[str, Any]) -
     """
     checkpoint = path_or_state_dict
     if not isinstance(checkpoint, Mapping):
-        checkpoint = _read(checkpoint)
+        checkpoint = weights.read(checkpoint)
     for key in ("model", "state_dict"):
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
@@ -145,24 +144,3 @@ def _describe(state: Mapping[str, Tensor]) -> str:
     depths = [sum(int(name[1]) == stage for name in blocks) for stage in stages]
     dims = [len(state[f"stage.{stage}.0.scaling"]) for stage in stages]
     return f"{depths} blocks of {dims} channels along {len(state[_PATHS])} paths"
-
-
-def _read(path: str | PathLike[str]) -> Mapping[str, Any]:
-    with open(path, "rb") as file:
-        start = file.read(24)
-    if not start.startswith((b"PK", b"\x80")):  # a zip archive; a pickle, as torch wrote until version 1.6
-        raise ValueError(f"{path} is no checkpoint: it starts with {start!r}, so look at what was downloaded.")
-    try:
-        # Their training script stores its parsed command line beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors, which to read is to run: only if you trust it, pass what "
-            "torch.load(..., weights_only=False) returns."
-        ) from error
-    except (EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}") from error
-    if not isinstance(checkpoint, Mapping):
-        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, but a checkpoint is a dict.")
-    return checkpoint
