@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import pathconv
 from pathconv import inference, ops
@@ -141,3 +142,14 @@ def test_inference_of_the_block_is_that_of_its_layers(dtype, cache, monkeypatch)
     x.requires_grad_()
     (grad,) = torch.autograd.grad(block(x).sum(), x)
     assert grad.abs().sum() > 0 and not calls
+
+
+def test_inference_counts_the_operations_of_training():
+    block = PathConvBlock(24, 3).eval()
+    x = torch.randn(2, 24, 64)
+    counts = []
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad), FlopCounterMode(display=False) as counter:
+            block(x)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] >= 2 * 2 * 64 * 8 * 24**2
