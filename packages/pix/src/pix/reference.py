@@ -1,0 +1,201 @@
+"""The formulas of pick-or-mix in plain, differentiable torch: oracle, fallback and documentation.
+
+"Pick-or-Mix: Dynamic Channel Sampling for ConvNets", Kumar, Kim, Park and Behera, CVPR 2024, section 3. Output channel
+c owns the `zeta` consecutive input channels from c * zeta on, its subset S(c), of which the last may be short. With one
+number p[n, c] per sample and output channel:
+
+    y[n, c, h, w] = p[n, c] * max_{i in S(c)} x[n, i, h, w]          where p[n, c] < tau: pick
+    y[n, c, h, w] = p[n, c] * sum_{i in S(c)} x[n, i, h, w] / zeta   elsewhere, also where p is no number: mix
+
+As in the authors' kernels, the maximum starts at -FLT_MAX, so that it is never NaN, and belongs to the first of equal
+channels; a short subset counts as a full one unless `count_short`; tau is rounded to float32. The layer finds p by
+
+    z[n, i] = mean_{h, w} x[n, i, h, w],    p = sigmoid(z weight^T + bias)
+
+`forward`, `backward`, `pix_forward` and `pix_backward` are the kernels of the ops. They compute in float32, float64 for
+float64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+LOWEST = torch.finfo(torch.float32).min
+
+
+def pick_or_mix(
+    x: Tensor,  # (N, C, H, W)
+    p: Tensor,  # (N, C') or (N, C', 1, 1)
+    zeta: int,
+    tau: float = 0.5,
+    *,
+    count_short: bool = False,
+    zero_gates: bool = True,  # as they are in any case here
+) -> Tensor:  # (N, C', H, W), C' = ceil(C / zeta)
+    """The same as `functional.pick_or_mix`."""
+    return forward(x, _wide(p.flatten(1)), zeta, tau, count_short, False)[0]
+
+
+def pix(
+    x: Tensor,  # (N, C, H, W)
+    weight: Tensor,  # (C', C) or (C', C, 1, 1)
+    bias: Tensor | None = None,  # (C',)
+    *,
+    zeta: int,
+    tau: float = 0.5,
+    context: str = "mean",
+    count_short: bool = False,
+) -> Tensor:  # (N, C', H, W)
+    """The same as `functional.pix`."""
+    return pix_forward(x, weight.flatten(1), bias, zeta, tau, context == "l1", count_short, False)[0]
+
+
+def forward(
+    x: Tensor,  # (N, C, H, W)
+    p: Tensor,  # (N, C'), float64 for float64, else float32
+    zeta: int,
+    tau: float,
+    count_short: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:  # y (N, C', H, W), choice like it or (0,)
+    """y, and which channel of its subset every picked pixel came from: 0 where mixed, nothing unless `keep`."""
+    wide, gate = _wide(x), p[:, :, None, None]
+    pick = gate < float32(tau)
+    largest, position = _largest(wide, zeta)
+    total = sum(_subsets(wide, zeta, 0).unbind(2))
+    y = gate * torch.where(pick, largest, total) / _shares(pick, x.shape[1], zeta, count_short).to(p.dtype)
+    if not keep:
+        return _like(y, x), x.new_empty(0, dtype=torch.uint8)
+    return _like(y, x), _like(torch.where(pick, position, 0), x, choice_dtype(zeta))
+
+
+def backward(
+    grad: Tensor,  # (N, C', H, W)
+    y: Tensor,  # (N, C', H, W)
+    p: Tensor,  # (N, C')
+    choice: Tensor,  # (N, C', H, W)
+    channels: int,
+    zeta: int,
+    tau: float,
+    count_short: bool,
+) -> tuple[Tensor, Tensor]:  # (N, C, H, W), (N, C')
+    """dx, and dp[n, c] = sum_{h, w} grad * y / p, which is 0 where p is: y says nothing of x there."""
+    grad_p = _wide(grad).mul(_wide(y)).sum((2, 3)) / p
+    return _like(_grad_x(grad, p, choice, channels, zeta, tau, count_short), grad), grad_p.masked_fill(p == 0, 0)
+
+
+def pix_forward(
+    x: Tensor,  # (N, C, H, W)
+    weight: Tensor,  # (C', C)
+    bias: Tensor | None,  # (C',)
+    zeta: int,
+    tau: float,
+    l1: bool,
+    count_short: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # y, z (N, C), p (N, C'), choice
+    """The layer: context z, of absolute values if `l1`, gates p, and `forward`."""
+    wide = _wide(x)
+    z = (wide.abs() if l1 else wide).mean((2, 3))
+    logits = _product(z, _wide(weight).mT)
+    p = torch.sigmoid(logits if bias is None else logits + _wide(bias))
+    y, choice = forward(x, p, zeta, tau, count_short, keep)
+    return y, z, p, choice
+
+
+def pix_backward(
+    grad: Tensor,  # (N, C', H, W)
+    grad_p: Tensor | None,  # (N, C')
+    y: Tensor,  # (N, C', H, W)
+    z: Tensor,  # (N, C)
+    p: Tensor,  # (N, C')
+    choice: Tensor,  # (N, C', H, W)
+    weight: Tensor,  # (C', C)
+    x: Tensor | None,  # (N, C, H, W), if l1
+    zeta: int,
+    tau: float,
+    count_short: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # (N, C, H, W), (C', C), (C',)
+    """dx, dweight, dbias; the logits' gradient, sum_{h, w} grad * y * (1 - p), divides by nothing."""
+    grad_logits = logit_gradient(grad, grad_p, y, p)
+    grad_z = _product(grad_logits, _wide(weight)) / (grad.shape[2] * grad.shape[3])
+    spread = grad_z[:, :, None, None] if x is None else grad_z[:, :, None, None] * _wide(x).sign()
+    grad_x = _grad_x(grad, p, choice, weight.shape[1], zeta, tau, count_short) + spread
+    grad_weight, grad_bias = _product(grad_logits.mT, z), grad_logits.sum(0)
+    return _like(grad_x, grad), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)
+
+
+def logit_gradient(grad: Tensor, grad_p: Tensor | None, y: Tensor, p: Tensor) -> Tensor:  # (N, C')
+    """What arrives at the logits through y, and through p where that is used itself."""
+    through_y = _wide(grad).mul(_wide(y)).sum((2, 3)) * (1 - p)
+    return through_y if grad_p is None else through_y + grad_p * p * (1 - p)
+
+
+def float32(tau: float) -> float:
+    """`tau` as the kernels compare with it."""
+    return ctypes.c_float(tau).value
+
+
+def choice_dtype(zeta: int) -> torch.dtype:
+    """Of the positions in a subset."""
+    return torch.uint8 if zeta <= 256 else torch.int32
+
+
+def channels_last(t: Tensor) -> bool:
+    """Whether results computed from `t` are laid out (N, H, W, C): the same rule as in the kernels."""
+    return t.stride(1) == 1 and t.shape[1] > 1 and not t.is_contiguous()
+
+
+def _subsets(x: Tensor, zeta: int, fill: float) -> Tensor:  # (N, C', min(zeta, C), H, W)
+    """The channels by subset, the last one filled up."""
+    size = min(zeta, x.shape[1])
+    filled = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, -x.shape[1] % size), value=fill)
+    return filled.unflatten(1, (-1, size))
+
+
+def _largest(x: Tensor, zeta: int) -> tuple[Tensor, Tensor]:  # (N, C', H, W) each
+    """Maximum and its first position. What is not above the start is the start, and passes its gradient as it is."""
+    subsets = _subsets(x, zeta, LOWEST).clone()
+    with torch.no_grad():
+        subsets.masked_fill_(~(subsets > LOWEST), LOWEST)
+    largest, position = subsets.max(2)
+    return largest, position
+
+
+def _grad_x(
+    grad: Tensor, p: Tensor, choice: Tensor, channels: int, zeta: int, tau: float, count_short: bool
+) -> Tensor:  # (N, C, H, W)
+    """p * grad at the chosen channel of a picked pixel, p * grad / zeta at all channels of a mixed one."""
+    gate = p[:, :, None, None]
+    pick = gate < float32(tau)
+    share = gate * _wide(grad) / _shares(pick, channels, zeta, count_short).to(p.dtype)
+    positions = torch.arange(min(zeta, channels), device=grad.device)[:, None, None]
+    taken = (choice[:, :, None] == positions) | ~pick[:, :, None]
+    return torch.where(taken, share[:, :, None], 0).flatten(1, 2)[:, :channels]
+
+
+def _shares(pick: Tensor, channels: int, zeta: int, count_short: bool) -> Tensor:  # (N, C', 1, 1)
+    """What the sum over a subset is divided by: 1 where there is none."""
+    sizes = torch.full((pick.shape[1], 1, 1), zeta, device=pick.device)
+    if count_short:
+        sizes[-1] = channels - (pick.shape[1] - 1) * zeta
+    return torch.where(pick, 1, sizes)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """The matrix product in its own precision, under autocast too."""
+    with torch.autocast(a.device.type, enabled=False):
+        return torch.matmul(a, b)
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t if t.dtype == torch.float64 else t.float()
+
+
+def _like(y: Tensor, t: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """`y` in the dtype, unless one is given, and layout of `t`."""
+    memory_format = torch.channels_last if channels_last(t) else torch.contiguous_format
+    return y.to(dtype or t.dtype).contiguous(memory_format=memory_format)
