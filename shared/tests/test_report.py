@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from leanconv import report, training
+from leanconv import plots, report, training
 from leanconv.cli import main
 from leanconv.training import Recipe
 from leanconv.training.run_folder import write_json
@@ -81,3 +81,8 @@ def test_command_writes_table_numbers_and_picture(runs, tmp_path, capsys):
 def test_a_folder_without_runs_is_said_plainly(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 1
     assert f"no run at or below {tmp_path}" in capsys.readouterr().err
+
+
+def test_shares_are_drawn(tmp_path):
+    plots.shares({"layer1": (0.2, 0.3, 0.5), "layer2": (0.0, 1.0, 0.0)}, ("a", "b", "c"), "title", tmp_path / "s.png")
+    assert (tmp_path / "s.png").stat().st_size > 10_000

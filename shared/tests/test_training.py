@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from leanconv import models, training
-from leanconv.training import Recipe, checkpoint, run_folder
+from leanconv.training import Recipe, checkpoint, experiment, run_folder
 from leanconv.training.trainer import Trainer
 from leanconv.training.world import Interrupt
 
@@ -243,6 +244,31 @@ def test_eval_scores_a_checkpoint_as_training_did(unbroken, capsys):
     assert "nowhere is not a folder" in capsys.readouterr().err
     assert main(["eval", str(unbroken / "nothing.pt")]) == 1
     assert "nothing.pt: no such file or folder" in capsys.readouterr().err
+
+
+def test_load_reads_weights_and_data_back(unbroken, small, tmp_path):
+    last = metrics(unbroken, "epoch")[-1]
+    for ema in (False, True):
+        network, data = training.load(unbroken, ema=ema)
+        _, loader = data.loaders(16, channels_last=True)
+        scores = training.evaluate(network.to(memory_format=torch.channels_last), loader)
+        assert scores["top1"] == last["ema_top1" if ema else "top1"]
+        assert len(data.train) == 330
+    fit(small.override({"epochs": 1}), tmp_path / "run")
+    with pytest.raises(ValueError, match="has no averaged weights"):
+        training.load(tmp_path / "run", ema=True)
+
+
+def test_an_experiment_shows_each_finished_run_once(small, tmp_path):
+    parser = argparse.ArgumentParser()
+    experiment.add_arguments(parser, out="nowhere")
+    flags = ["--smoke", "--out", str(tmp_path), "--device", "cpu"]
+    plans = [(name, small.override({"epochs": 1, "lr": lr}), lambda ran: {}) for name, lr in (("a", 1e-3), ("b", 2e-3))]
+    for again in ([], ["--resume"]):  # those finished before count again: what looks at them may have been stopped
+        seen: list[Path] = []
+        assert experiment.run(plans, parser.parse_args(flags + again), after=seen.append) == 0
+        assert seen == [tmp_path / "a-seed0", tmp_path / "b-seed0"]
+    assert (tmp_path / "report.md").is_file()
 
 
 def test_train_from_the_command_line(small, tmp_path, capsys):

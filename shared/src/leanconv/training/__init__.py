@@ -7,8 +7,8 @@ Example:
 """
 
 from leanconv.training.evaluation import evaluate
-from leanconv.training.fit import Result, fit, resume
+from leanconv.training.fit import Result, fit, load, resume
 from leanconv.training.recipe import ConfigError, Recipe
 from leanconv.training.trainer import Diverged, Interrupted
 
-__all__ = ["ConfigError", "Diverged", "Interrupted", "Recipe", "Result", "evaluate", "fit", "resume"]
+__all__ = ["ConfigError", "Diverged", "Interrupted", "Recipe", "Result", "evaluate", "fit", "load", "resume"]

@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"for run folders and report (default: {out}-TIME)")
     parser.add_argument(
-        "--resume", action="store_true", help="continue in --out, by default the newest, what is unfinished"
+        "--resume",
+        action="store_true",
+        help="continue in --out, by default the newest, what is unfinished; start where there is nothing",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
@@ -39,8 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     parser.set_defaults(default_out=Path(out))
 
 
-def run(plans: Sequence[Plan], args: argparse.Namespace) -> int:
-    """Train every plan for every seed, then save the report and say where it lies. Returns the exit code."""
+def run(plans: Sequence[Plan], args: argparse.Namespace, after: Callable[[Path], None] | None = None) -> int:
+    """Train every plan for every seed, then save the report and say where it lies. Returns the exit code.
+
+    ``after`` is told the folder of each finished run, those finished before ``--resume`` included, by one process.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         out = args.out or _default_folder(args)
@@ -52,6 +57,8 @@ def run(plans: Sequence[Plan], args: argparse.Namespace) -> int:
                 folder = out / f"{name}-seed{seed}"
                 if not (args.resume and (folder / "summary.json").is_file()):
                     fit(None, chosen, out=folder, resume=args.resume, device=world.device, card=card(chosen))
+                if after and world.main:
+                    after(folder)
             if world.main:
                 report.gather([out]).save(out)
                 sys.stdout.write(f"{out}/report.md holds the numbers; `leanconv report {out}` prints them\n")
@@ -65,11 +72,12 @@ def run(plans: Sequence[Plan], args: argparse.Namespace) -> int:
 
 
 def _default_folder(args: argparse.Namespace) -> Path:
-    """A new folder named after the time, or with --resume the newest there is."""
+    """A new folder named after the time, or with --resume the newest if there is one."""
     stem = f"{args.default_out.name}{'-smoke' if args.smoke else ''}"
+    new = args.default_out.with_name(f"{stem}-{datetime.now():%Y%m%d-%H%M%S}")
     if not args.resume:
-        return args.default_out.with_name(f"{stem}-{datetime.now():%Y%m%d-%H%M%S}")
+        return new
     found = sorted(args.default_out.parent.glob(f"{stem}-[0-9]*"))
     if not found:
-        raise ConfigError(f"nothing to resume: there is no {args.default_out.with_name(stem)}-*")
-    return found[-1]
+        logging.info("nothing to resume: there is no %s-*; starting in %s", args.default_out.with_name(stem), new)
+    return found[-1] if found else new

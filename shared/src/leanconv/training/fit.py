@@ -11,7 +11,7 @@ from torch import nn
 
 from leanconv import models
 from leanconv.data import VisionData
-from leanconv.training import build
+from leanconv.training import build, checkpoint
 from leanconv.training.recipe import Recipe
 from leanconv.training.run_folder import RunFolder, read_recipe
 from leanconv.training.trainer import Interrupted, Trainer
@@ -97,3 +97,23 @@ def fit(
 def resume(run: str | Path, model: nn.Module | None = None, data: VisionData | None = None, **kwargs: Any) -> Result:
     """Continue the run in a folder; a model or data set that the recipe cannot name must be given again."""
     return fit(model, read_recipe(run), data, out=run, resume=True, **kwargs)
+
+
+def load(run: str | Path, *, ema: bool = False) -> tuple[nn.Module, VisionData]:
+    """The network of the run in a folder with its newest weights, or their moving average, and the data it saw.
+
+    Raises:
+        FileNotFoundError: no run lies there, or none that has saved weights.
+        ValueError: the averaged weights are wanted and the run has none.
+
+    Example:
+        >>> network, data = load("runs/first")  # doctest: +SKIP
+    """
+    recipe, state = read_recipe(run), checkpoint.load(run)
+    weights = state["ema" if ema else "model"]
+    if weights is None:
+        raise ValueError(f"{run} has no averaged weights: its recipe has ema_decay=None")
+    data = build.data(recipe)
+    network = build.model(recipe, data)
+    network.load_state_dict(weights)
+    return network, data
