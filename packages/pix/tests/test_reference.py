@@ -127,7 +127,7 @@ def test_thresholds(tau):
     """The decision is taken with tau rounded to float32, strictly below: float32(0.1) > 0.1 and float32(0.7) < 0.7."""
     at = float(numpy.float32(tau))
     gates = [at, numpy.nextafter(at, -INF), numpy.nextafter(at, INF), tau, 0.0, 1.0, NAN, -0.3]
-    gates = [gate for gate in gates if not 1e30 < abs(gate)]  # whose products overflow
+    gates = [gate for gate in gates if not abs(gate) > 1e30]  # whose products overflow
     gates = [math.copysign(1e-30, gate) if 0 < abs(gate) < 1e-30 else gate for gate in gates]  # or underflow
     x = torch.randn(1, 2 * len(gates), 2, 2, dtype=torch.float64)
     compare(x, torch.tensor([gates], dtype=torch.float64), 2, tau)
