@@ -8,10 +8,14 @@
 #include <string>
 #include <tuple>
 
+#include "common/binding.h"
 #include "cpu/oriented_conv1d_kernel.h"
 
 namespace dwoconv1d {
 namespace {
+
+using leanconv::dtype_of;
+using leanconv::parallel_for;
 
 leanconv::Isa current_isa = leanconv::initial_isa("DWOCONV1D_CPU_LEVEL");
 
@@ -24,20 +28,7 @@ void set_cpu_level(std::string level) {
   current_isa = isa < found ? isa : found;
 }
 
-void parallel_for(int64_t count, int64_t grain, void (*body)(const void*, int64_t, int64_t), const void* context) {
-  torch::stable::parallel_for(0, count, grain, [=](int64_t begin, int64_t end) { body(context, begin, end); });
-}
-
 Strides strides_of(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
-
-DType dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Double: return DType::float64;
-    case ScalarType::Half: return DType::float16;
-    case ScalarType::BFloat16: return DType::bfloat16;
-    default: return DType::float32;
-  }
-}
 
 Params make_params(const Tensor& image, const Tensor& offsets, int64_t height, int64_t width, int64_t stride_h,
                    int64_t stride_w, bool residual) {

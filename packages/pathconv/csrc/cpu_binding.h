@@ -1,32 +1,15 @@
-// What the CPU bindings of all ops share: the instruction set in force, torch's threads, dtypes.
+// What the CPU bindings of all ops share.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
+#include "common/binding.h"
 #include "common/isa.h"
 #include "cpu/dtype.h"
 
 namespace pathconv {
 
-extern leanconv::Isa current_isa;  // of all ops; set_cpu_level changes it
+using leanconv::dtype_of;
+using leanconv::parallel_for;
 
-// Runs body(context, begin, end) over disjoint pieces of [0, count), each at least `grain` long, on any number of
-// threads.
-inline void parallel_for(int64_t count, int64_t grain, void (*body)(const void*, int64_t, int64_t),
-                         const void* context) {
-  torch::stable::parallel_for(0, count, grain, [=](int64_t begin, int64_t end) { body(context, begin, end); });
-}
-
-inline DType dtype_of(const torch::stable::Tensor& t) {
-  using torch::headeronly::ScalarType;
-  switch (t.scalar_type()) {
-    case ScalarType::Double: return DType::float64;
-    case ScalarType::Half: return DType::float16;
-    case ScalarType::BFloat16: return DType::bfloat16;
-    default: return DType::float32;
-  }
-}
+extern leanconv::Isa current_isa;  // the instruction set in force for all ops; set_cpu_level changes it
 
 }  // namespace pathconv

@@ -4,13 +4,14 @@
 
 #include <cstdint>
 
+#include "common/dtype.h"
 #include "common/half.h"
 
 namespace dwoconv1d {
 
 using namespace leanconv::cpu;
-
-enum class DType { float32, float64, float16, bfloat16 };
+using leanconv::bytes_of;
+using leanconv::DType;
 
 // Distances, in elements, between neighbours along each dimension of an (N, C, H, W) tensor.
 struct Strides {

@@ -25,8 +25,6 @@ void run(ParallelFor parallel, int64_t count, int64_t grain, const F& task) {
   parallel(count, grain, body, &task);
 }
 
-int64_t bytes_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
-
 const void* at(const void* data, int64_t element, DType dtype) {
   return static_cast<const char*>(data) + element * bytes_of(dtype);
 }

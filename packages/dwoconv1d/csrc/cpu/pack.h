@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/job.h"
-#include "cpu/vector.h"
+#include "common/vector.h"
 
 namespace dwoconv1d {
 namespace {

@@ -242,7 +242,7 @@ int64_t Plan::chunks() const {
 }
 
 Prefetch Plan::share(const Unit& unit, const void* data, Strides s, const Area& area, int64_t part) const {
-  const int64_t bytes = dtype_ == DType::float64 ? 8 : dtype_ == DType::float32 ? 4 : 2;
+  const int64_t bytes = bytes_of(dtype_);
   const Block &first = blocks_[unit.first_block], &last = blocks_[unit.last_block - 1];
   const int64_t channels = last.first + last.channels - first.first, parts = unit.last_block - unit.first_block;
   const int64_t rows = area.p1 - area.p0, cols = area.q1 - area.q0;

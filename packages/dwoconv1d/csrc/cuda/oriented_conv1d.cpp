@@ -2,7 +2,6 @@
 #define USE_CUDA  // for the declaration of the current stream
 #include "oriented_conv1d.h"
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
@@ -10,27 +9,16 @@
 #include <string>
 #include <tuple>
 
+#include "common/cuda_binding.h"
 #include "cuda/oriented_conv1d_kernel.h"
 
 namespace dwoconv1d {
 namespace {
 
+using leanconv::current_stream;
+using leanconv::dtype_of;
+
 Strides strides_of(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
-
-DType dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Double: return DType::float64;
-    case ScalarType::Half: return DType::float16;
-    case ScalarType::BFloat16: return DType::bfloat16;
-    default: return DType::float32;
-  }
-}
-
-void* current_stream(const Tensor& t) {
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
-  return stream;
-}
 
 // `cells` has the grid of positions the taps start from: the output, or its gradient.
 Params make_params(const Tensor& source, const Tensor& target, const Tensor& cells, const Tensor& offsets,
@@ -104,8 +92,7 @@ std::tuple<Tensor, Tensor> oriented_conv1d_grad_weight(const Tensor& grad, const
   const Tensor source = readable(x), upstream = readable(grad);
   Params p = make_params(source, upstream, upstream, offsets, stride_h, stride_w);
   make_plan(&p, dtype_of(x), true, x.get_device_index());
-  const ScalarType wide = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  const Tensor partial = torch::stable::new_empty(grad, {p.splits * channels * (taps + 1)}, wide);
+  const Tensor partial = leanconv::partial_sums(grad, p.splits * channels * (taps + 1));
   p.partial = partial.mutable_data_ptr();
   p.grad_weight = weight.mutable_data_ptr();
   p.grad_bias = bias.mutable_data_ptr();

@@ -1,20 +1,22 @@
 // Plans and launches the kernels. No torch header: compiles in seconds per architecture.
 #include <algorithm>
 
-#include "common/launch.cuh"
+#include "common/host.cuh"
 #include "cuda/oriented_conv1d_kernel.cuh"
 #include "cuda/oriented_conv1d_kernel.h"
 
 namespace dwoconv1d {
 namespace {
 
+using leanconv::ceil_ratio;
+using leanconv::even_part;
+using leanconv::with_dtype;
+
 constexpr const char* kPackage = "dwoconv1d";
 constexpr int64_t kMaxShared = 96 * 1024;  // two blocks per multiprocessor of an H100 or H200
 constexpr int64_t kBlocksWanted = 2048;    // of the weight gradient; the same on every GPU
 constexpr int64_t kMaxListed = 128;        // taps
 constexpr int64_t kMaxSide = 1 << 29;      // keeps coordinates and offsets far from the ends of int
-
-int64_t ceil_ratio(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // channels_last wherever channels are neighbours in memory and the pixels of a row are not.
 bool reads_channels(const Params& p) { return p.source_stride.w != 1 && p.source_stride.c == 1 && p.channels > 1; }
@@ -26,11 +28,6 @@ int64_t units_of(const Params& p) {
 }
 
 int taps_at_once(int taps) { return taps <= 8 ? 8 : 32; }
-
-// The side of equal tiles that cover `cells`, none larger than `limit`.
-int64_t even_tile(int64_t cells, int64_t limit) {
-  return std::max<int64_t>(ceil_ratio(cells, std::max<int64_t>(ceil_ratio(cells, limit), 1)), 1);
-}
 
 // Source pixels along one side of a tile whose taps lie on a line of neighbours. A longer halo is met with a smaller
 // part of it.
@@ -60,16 +57,6 @@ void grad_weight_as(const Params& p, void* stream) {
   leanconv::launch(finish<T>, p, ceil_ratio(sums, kThreads), kThreads, 0, stream, kPackage);
 }
 
-template <typename Function>
-void with_dtype(DType dtype, Function function) {
-  switch (dtype) {
-    case DType::float64: return function(double());
-    case DType::float16: return function(leanconv::Half());
-    case DType::bfloat16: return function(leanconv::BFloat16());
-    default: return function(float());
-  }
-}
-
 }  // namespace
 
 bool representable(const int64_t (&sizes)[3], const int64_t (&sides)[4]) {
@@ -78,15 +65,12 @@ bool representable(const int64_t (&sizes)[3], const int64_t (&sides)[4]) {
 
 void make_plan(Params* params, DType dtype, bool weight_sums, int device) {
   Params& p = *params;
-  const int64_t bytes = dtype == DType::float64   ? 8
-                        : dtype == DType::float32 ? 4
-                                                  : 2,
-                sum_bytes = std::max<int64_t>(bytes, 4);
+  const int64_t bytes = leanconv::bytes_of(dtype), sum_bytes = leanconv::sum_bytes_of(dtype);
   const int64_t channels = channels_per_block(p, bytes), side = channels > 1 ? 32 : 64;
   const int64_t images = channels == 1 && bytes == 2 ? 2 : 1;  // per slot of the tile
   const int64_t step_h = p.grad_input ? 1 : p.stride_h, step_w = p.grad_input ? 1 : p.stride_w;
-  p.tile_h = even_tile(p.cells_h, std::max<int64_t>(side / step_h, 1));
-  p.tile_w = even_tile(p.cells_w, std::max<int64_t>(side / step_w, 1));
+  p.tile_h = even_part(p.cells_h, std::max<int64_t>(side / step_h, 1));
+  p.tile_w = even_part(p.cells_w, std::max<int64_t>(side / step_w, 1));
   const int64_t wanted = 1024 / (p.tile_h * p.tile_w * channels);  // small planes share a block
   p.tile_n = images * std::max<int64_t>(std::min(wanted, ceil_ratio(p.batch, images)), 1);
 

@@ -4,11 +4,12 @@
 #include <cstdint>
 #include <string>
 
+#include "common/dtype.h"
 #include "cuda/oriented_conv1d_params.h"
 
 namespace dwoconv1d {
 
-enum class DType { float32, float64, float16, bfloat16 };
+using leanconv::DType;
 
 // Whether sizes (N, C, K) and sides of images are within what the kernels count with 32 bits; the number of elements is
 // not bound.

@@ -17,8 +17,6 @@ const Level& level_for(leanconv::Isa isa) {
   return level_baseline;
 }
 
-int64_t bytes_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
-
 const void* at(const void* data, int64_t element, DType dtype) {
   return static_cast<const char*>(data) + element * bytes_of(dtype);
 }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/depthwise_job.h"
-#include "cpu/vector.h"
+#include "common/vector.h"
 
 namespace pathconv::depthwise {
 namespace {

@@ -1,12 +1,13 @@
-// The dtypes of the CPU kernels.
+// The types of the CPU kernels' numbers.
 #pragma once
 
+#include "common/dtype.h"
 #include "common/half.h"
 
 namespace pathconv {
 
 using namespace leanconv::cpu;
-
-enum class DType { float32, float64, float16, bfloat16 };
+using leanconv::bytes_of;
+using leanconv::DType;
 
 }  // namespace pathconv

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cpu/norm_gelu_kernel.h"
-#include "cpu/vector.h"
+#include "common/vector.h"
 
 namespace pathconv::norm_gelu {
 namespace {

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cpu/traverse_job.h"
-#include "cpu/vector.h"
+#include "common/vector.h"
 
 namespace pathconv::traversal {
 namespace {

@@ -12,7 +12,6 @@ namespace pathconv::traversal {
 constexpr int64_t kGrain = 1 << 15;     // numbers that are worth a thread
 constexpr int64_t kStreamed = 1 << 24;  // bytes of a result that goes past the cache, which it would only flush
 
-inline int64_t bytes_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
 inline bool is_wide(DType dtype) { return dtype == DType::float64; }
 inline DType accumulator_of(DType dtype) { return is_wide(dtype) ? DType::float64 : DType::float32; }
 inline bool is_accumulator(DType dtype) { return bytes_of(dtype) >= 4; }

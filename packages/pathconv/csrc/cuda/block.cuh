@@ -1,34 +1,21 @@
 // What the device code of all ops shares.
 #pragma once
 
-#include "common/scalar.cuh"
+#include "common/block.cuh"
 
 namespace pathconv {
 
 using leanconv::Accumulator;
 using leanconv::Divider;
+using leanconv::kWarpMask;
 using leanconv::maximum;
 using leanconv::minimum;
 using leanconv::narrow;
+using leanconv::Vector;
+using leanconv::warp_sum;
 using leanconv::widen;
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr unsigned kWarpMask = 0xffffffffu;
-
-// Neighbours in memory, read and written at once; they lie at a multiple of their size, up to the 16 bytes to which
-// shared memory is aligned.
-template <typename T, int Count>
-struct alignas(Count * sizeof(T) < 16 ? Count * sizeof(T) : 16) Vector {
-  T value[Count];
-};
-
-// The sum of a warp's values, in every lane, in the same order every time.
-template <typename A>
-__device__ A warp_sum(A value) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(kWarpMask, value, distance);
-  return value;
-}
 
 }  // namespace pathconv

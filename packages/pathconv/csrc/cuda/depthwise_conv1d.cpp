@@ -8,12 +8,15 @@
 #include <algorithm>
 #include <tuple>
 
-#include "cuda/binding.h"
+#include "common/cuda_binding.h"
 #include "cuda/depthwise_conv1d_kernel.h"
 
 namespace pathconv::depthwise {
 namespace {
 
+using leanconv::current_stream;
+using leanconv::dtype_of;
+using leanconv::partial_sums;
 using torch::stable::accelerator::DeviceGuard;
 
 Strides strides_of(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2)}; }

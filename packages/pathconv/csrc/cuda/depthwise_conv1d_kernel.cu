@@ -1,11 +1,14 @@
 // Plans and launches the kernels of the depthwise convolution. No torch header: compiles in seconds per architecture.
-#include "common/launch.cuh"
+#include "common/host.cuh"
 #include "cuda/depthwise_conv1d_kernel.cuh"
 #include "cuda/depthwise_conv1d_kernel.h"
-#include "cuda/host.cuh"
 
 namespace pathconv::depthwise {
 namespace {
+
+using leanconv::ceil_ratio;
+using leanconv::even_part;
+using leanconv::with_dtype;
 
 constexpr int64_t kBlocksWanted = 2048;  // of the weight gradient; the same on every GPU
 constexpr int64_t kMaxSplits = 256;

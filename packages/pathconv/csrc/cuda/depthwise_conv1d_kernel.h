@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "cuda/depthwise_conv1d_params.h"
-#include "cuda/dtype.h"
+#include "cuda/launches.h"
 
 namespace pathconv::depthwise {
 

@@ -8,12 +8,15 @@
 #include <string>
 #include <tuple>
 
-#include "cuda/binding.h"
+#include "common/cuda_binding.h"
 #include "cuda/traverse_kernel.h"
 
 namespace pathconv::traversal {
 namespace {
 
+using leanconv::current_stream;
+using leanconv::dtype_of;
+using leanconv::partial_sums;
 using torch::stable::accelerator::DeviceGuard;
 
 // What all launches are told: `source` is an image or a sequence, of any strides.

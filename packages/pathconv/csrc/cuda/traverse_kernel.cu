@@ -1,10 +1,14 @@
 // Plans and launches the kernels of the traversal. No torch header: compiles in seconds per architecture.
-#include "cuda/host.cuh"
+#include "common/host.cuh"
 #include "cuda/traverse_conv1d_kernel.cuh"
 #include "cuda/traverse_kernel.h"
 
 namespace pathconv::traversal {
 namespace {
+
+using leanconv::ceil_ratio;
+using leanconv::even_part;
+using leanconv::with_dtype;
 
 constexpr int64_t kBlocksWanted = 4096;     // of traverse: beyond, blocks serve several images; the same on every GPU
 constexpr int64_t kSumBlocksWanted = 1024;  // of the weight gradient

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cuda/dtype.h"
+#include "cuda/launches.h"
 #include "cuda/traverse_params.h"
 
 namespace pathconv::traversal {

@@ -1,24 +1,13 @@
-// What the CUDA bindings of all ops share.
+// edit in shared/common/native/cuda_binding.h
+// What the CUDA bindings of all ops share. Needs USE_CUDA before any header of torch, for the declaration of the
+// stream.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include "cuda/dtype.h"
+#include "common/binding.h"
 
-namespace pathconv {
-
-inline DType dtype_of(const torch::stable::Tensor& t) {
-  using torch::headeronly::ScalarType;
-  switch (t.scalar_type()) {
-    case ScalarType::Double: return DType::float64;
-    case ScalarType::Half: return DType::float16;
-    case ScalarType::BFloat16: return DType::bfloat16;
-    default: return DType::float32;
-  }
-}
+namespace leanconv {
 
 inline void* current_stream(const torch::stable::Tensor& t) {
   void* stream = nullptr;
@@ -33,4 +22,4 @@ inline torch::stable::Tensor partial_sums(const torch::stable::Tensor& like, int
   return torch::stable::new_empty(like, {count}, wide ? ScalarType::Double : ScalarType::Float);
 }
 
-}  // namespace pathconv
+}  // namespace leanconv

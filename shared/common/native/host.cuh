@@ -3,13 +3,11 @@
 
 #include <algorithm>
 
+#include "common/dtype.h"
 #include "common/launch.cuh"
 #include "common/scalar.cuh"
-#include "cuda/dtype.h"
 
-namespace pathconv {
-
-constexpr const char* kPackage = "pathconv";
+namespace leanconv {
 
 inline int64_t ceil_ratio(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -22,10 +20,10 @@ template <typename Function>
 void with_dtype(DType dtype, Function function) {
   switch (dtype) {
     case DType::float64: return function(double());
-    case DType::float16: return function(leanconv::Half());
-    case DType::bfloat16: return function(leanconv::BFloat16());
+    case DType::float16: return function(Half());
+    case DType::bfloat16: return function(BFloat16());
     default: return function(float());
   }
 }
 
-}  // namespace pathconv
+}  // namespace leanconv

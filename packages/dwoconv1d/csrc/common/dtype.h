@@ -1,10 +1,10 @@
-// The dtypes of the CUDA kernels, and the GPUs that they were compiled for.
+// edit in shared/common/native/dtype.h
+// The dtypes of all kernels.
 #pragma once
 
 #include <cstdint>
-#include <string>
 
-namespace pathconv {
+namespace leanconv {
 
 enum class DType { float32, float64, float16, bfloat16 };
 
@@ -13,7 +13,4 @@ inline int64_t bytes_of(DType dtype) { return dtype == DType::float64 ? 8 : dtyp
 // Bytes of a sum.
 inline int64_t sum_bytes_of(DType dtype) { return dtype == DType::float64 ? 8 : 4; }
 
-// Architectures with machine code in this library, for example "sm_75, sm_80, sm_90".
-std::string compiled_archs();
-
-}  // namespace pathconv
+}  // namespace leanconv

@@ -1,4 +1,4 @@
-// Vectors of one level: LEVEL_BYTES wide, loaded from and stored to every dtype. Included once by each level_*.cpp,
+// Vectors of one level: LEVEL_BYTES wide, loaded from and stored to every dtype. Included once by each unit of a level,
 // after its target pragma; everything here is local to that unit.
 #pragma once
 
@@ -11,9 +11,9 @@
 #include <immintrin.h>
 #endif
 
-#include "cpu/job.h"
+#include "common/half.h"
 
-namespace dwoconv1d {
+namespace leanconv::cpu {
 namespace {
 
 typedef float FloatVector __attribute__((vector_size(LEVEL_BYTES)));
@@ -122,6 +122,56 @@ inline void store_up_to(T* p, V v, int64_t n) {
   }
 }
 
+// v with zeros in all but the first n lanes.
+template <class V>
+inline V keep_lanes(V v, int64_t n) {
+  static constexpr struct Ones {
+    uint32_t bits[2 * LEVEL_BYTES / sizeof(uint32_t)];
+    constexpr Ones() : bits() {
+      for (int i = 0; i < static_cast<int>(LEVEL_BYTES / sizeof(uint32_t)); ++i) bits[i] = ~uint32_t{0};
+    }
+  } ones;
+  const int64_t bytes = n * static_cast<int64_t>(sizeof(v[0]));
+  return (V)((BitsVector)v & load_bytes<BitsVector>(reinterpret_cast<const char*>(ones.bits) + LEVEL_BYTES - bytes));
+}
+
+// Fixed orders of two vectors' lanes: a0 a2 .. b0 b2 .., a1 a3 .. b1 b3 .., a0 b0 a1 b1 .., and the rest of the latter.
+enum class Order { even, odd, weave_low, weave_high };
+
+template <Order order, class Index, int n>
+struct LaneTable {
+  Index at[n];
+  constexpr LaneTable() : at() {
+    for (int i = 0; i < n; ++i) {
+      const bool weave = order == Order::weave_low || order == Order::weave_high;
+      at[i] = weave ? i / 2 + i % 2 * n + (order == Order::weave_high) * n / 2 : 2 * i + (order == Order::odd);
+    }
+  }
+};
+template <class V>
+struct LaneIndexOf {
+  using type = int32_t;
+};
+template <>
+struct LaneIndexOf<DoubleVector> {
+  using type = int64_t;
+};
+
+template <Order order, class V>
+inline V rearrange(V a, V b) {
+  using Index = typename LaneIndexOf<V>::type;
+  constexpr int n = sizeof(V) / sizeof(Index);
+  static constexpr LaneTable<order, Index, n> table;
+#if defined(__GNUC__) && !defined(__clang__)
+  typedef Index Mask __attribute__((vector_size(sizeof(V))));
+  return __builtin_shuffle(a, b, load_bytes<Mask>(table.at));
+#else
+  V out;
+  for (int i = 0; i < n; ++i) out[i] = table.at[i] < n ? a[table.at[i]] : b[table.at[i] - n];
+  return out;
+#endif
+}
+
 // Turns a square of numbers, one row per vector, about its diagonal.
 #if LEVEL_BYTES == 64
 inline void transpose(FloatVector* rows) {
@@ -161,4 +211,4 @@ inline void transpose(V* rows) {
 }
 
 }  // namespace
-}  // namespace dwoconv1d
+}  // namespace leanconv::cpu

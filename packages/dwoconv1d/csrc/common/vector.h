@@ -1,4 +1,5 @@
-// Vectors of one level: LEVEL_BYTES wide, loaded from and stored to every dtype. Included once by each *_level_*.cpp,
+// edit in shared/common/native/vector.h
+// Vectors of one level: LEVEL_BYTES wide, loaded from and stored to every dtype. Included once by each unit of a level,
 // after its target pragma; everything here is local to that unit.
 #pragma once
 
@@ -11,9 +12,9 @@
 #include <immintrin.h>
 #endif
 
-#include "cpu/dtype.h"
+#include "common/half.h"
 
-namespace pathconv {
+namespace leanconv::cpu {
 namespace {
 
 typedef float FloatVector __attribute__((vector_size(LEVEL_BYTES)));
@@ -211,4 +212,4 @@ inline void transpose(V* rows) {
 }
 
 }  // namespace
-}  // namespace pathconv
+}  // namespace leanconv::cpu
