@@ -1,8 +1,8 @@
 // Copies the source rows that one tile of outputs reads into zero-margined scratch, in the accumulator's type.
 #pragma once
 
-#include "cpu/job.h"
 #include "common/vector.h"
+#include "cpu/job.h"
 
 namespace dwoconv1d {
 namespace {

@@ -1,8 +1,8 @@
 // Copies what a strip of outputs reads into zero-margined scratch, in the accumulator's type.
 #pragma once
 
-#include "cpu/depthwise_job.h"
 #include "common/vector.h"
+#include "cpu/depthwise_job.h"
 
 namespace pathconv::depthwise {
 namespace {

@@ -2,8 +2,8 @@
 // visits: the mean, the variance about it, the result.
 #pragma once
 
-#include "cpu/norm_gelu_kernel.h"
 #include "common/vector.h"
+#include "cpu/norm_gelu_kernel.h"
 
 namespace pathconv::norm_gelu {
 namespace {

@@ -2,8 +2,8 @@
 // pragma.
 #pragma once
 
-#include "cpu/traverse_job.h"
 #include "common/vector.h"
+#include "cpu/traverse_job.h"
 
 namespace pathconv::traversal {
 namespace {
