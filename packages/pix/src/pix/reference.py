@@ -36,7 +36,7 @@ def pick_or_mix(
     zero_gates: bool = True,  # as they are in any case here
 ) -> Tensor:  # (N, C', H, W), C' = ceil(C / zeta)
     """The same as `functional.pick_or_mix`."""
-    return forward(x, _wide(p.flatten(1)), zeta, tau, count_short, False)[0]
+    return forward(x, wide(p.flatten(1)), zeta, tau, count_short, False)[0]
 
 
 def pix(
@@ -62,10 +62,10 @@ def forward(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:  # y (N, C', H, W), choice like it or (0,)
     """y, and which channel of its subset every picked pixel came from: 0 where mixed, nothing unless `keep`."""
-    wide, gate = _wide(x), p[:, :, None, None]
+    image, gate = wide(x), p[:, :, None, None]
     pick = gate < float32(tau)
-    largest, position = _largest(wide, zeta)
-    total = sum(_subsets(wide, zeta, 0).unbind(2))
+    largest, position = _largest(image, zeta)
+    total = sum(_subsets(image, zeta, 0).unbind(2))
     y = gate * torch.where(pick, largest, total) / _shares(pick, x.shape[1], zeta, count_short).to(p.dtype)
     if not keep:
         return _like(y, x), x.new_empty(0, dtype=torch.uint8)
@@ -83,7 +83,7 @@ def backward(
     count_short: bool,
 ) -> tuple[Tensor, Tensor]:  # (N, C, H, W), (N, C')
     """dx, and dp[n, c] = sum_{h, w} grad * y / p, which is 0 where p is: y says nothing of x there."""
-    grad_p = _wide(grad).mul(_wide(y)).sum((2, 3)) / p
+    grad_p = wide(grad).mul(wide(y)).sum((2, 3)) / p
     return _like(_grad_x(grad, p, choice, channels, zeta, tau, count_short), grad), grad_p.masked_fill(p == 0, 0)
 
 
@@ -98,10 +98,7 @@ def pix_forward(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # y, z (N, C), p (N, C'), choice
     """The layer: context z, of absolute values if `l1`, gates p, and `forward`."""
-    wide = _wide(x)
-    z = (wide.abs() if l1 else wide).mean((2, 3))
-    logits = _product(z, _wide(weight).mT)
-    p = torch.sigmoid(logits if bias is None else logits + _wide(bias))
+    z, p = gates(x, weight, bias, l1)
     y, choice = forward(x, p, zeta, tau, count_short, keep)
     return y, z, p, choice
 
@@ -121,17 +118,38 @@ def pix_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # (N, C, H, W), (C', C), (C',)
     """dx, dweight, dbias; the logits' gradient, sum_{h, w} grad * y * (1 - p), divides by nothing."""
     grad_logits = logit_gradient(grad, grad_p, y, p)
-    grad_z = _product(grad_logits, _wide(weight)) / (grad.shape[2] * grad.shape[3])
-    spread = grad_z[:, :, None, None] if x is None else grad_z[:, :, None, None] * _wide(x).sign()
-    grad_x = _grad_x(grad, p, choice, weight.shape[1], zeta, tau, count_short) + spread
-    grad_weight, grad_bias = _product(grad_logits.mT, z), grad_logits.sum(0)
-    return _like(grad_x, grad), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)
+    picked_or_mixed = _grad_x(grad, p, choice, weight.shape[1], zeta, tau, count_short)
+    grad_x = picked_or_mixed + context_gradient(grad_logits, weight, x, *grad.shape[2:])
+    return _like(grad_x, grad), *parameter_gradients(grad_logits, z, weight.dtype)
 
 
-def logit_gradient(grad: Tensor, grad_p: Tensor | None, y: Tensor, p: Tensor) -> Tensor:  # (N, C')
+def gates(
+    x: Tensor, weight: Tensor, bias: Tensor | None, l1: bool
+) -> tuple[Tensor, Tensor]:  # (..., N, C), (..., N, C')
+    """z and p of the layer; dimensions before those of all arguments are theirs alone."""
+    image = wide(x)
+    z = (image.abs() if l1 else image).mean((-2, -1))
+    logits = _product(z, wide(weight).mT)
+    return z, torch.sigmoid(logits if bias is None else logits + wide(bias)[..., None, :])
+
+
+def logit_gradient(grad: Tensor, grad_p: Tensor | None, y: Tensor, p: Tensor) -> Tensor:  # (..., N, C')
     """What arrives at the logits through y, and through p where that is used itself."""
-    through_y = _wide(grad).mul(_wide(y)).sum((2, 3)) * (1 - p)
+    through_y = wide(grad).mul(wide(y)).sum((-2, -1)) * (1 - p)
     return through_y if grad_p is None else through_y + grad_p * p * (1 - p)
+
+
+def context_gradient(
+    grad_logits: Tensor, weight: Tensor, x: Tensor | None, height: int, width: int
+) -> Tensor:  # (..., N, C, 1, 1), or as large as x
+    """What the logits send back to the pixels: the same to all of a channel, with the sign of x if that is given."""
+    spread = _product(grad_logits, wide(weight))[..., None, None] / (height * width)
+    return spread if x is None else spread * wide(x).sign()
+
+
+def parameter_gradients(grad_logits: Tensor, z: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """dweight (..., C', C) and dbias (..., C')."""
+    return _product(grad_logits.mT, z).to(dtype), grad_logits.sum(-2).to(dtype)
 
 
 def float32(tau: float) -> float:
@@ -142,6 +160,11 @@ def float32(tau: float) -> float:
 def choice_dtype(zeta: int) -> torch.dtype:
     """Of the positions in a subset."""
     return torch.uint8 if zeta <= 256 else torch.int32
+
+
+def wide(t: Tensor) -> Tensor:
+    """`t` in the precision of the sums."""
+    return t if t.dtype == torch.float64 else t.float()
 
 
 def channels_last(t: Tensor) -> bool:
@@ -171,10 +194,20 @@ def _grad_x(
     """p * grad at the chosen channel of a picked pixel, p * grad / zeta at all channels of a mixed one."""
     gate = p[:, :, None, None]
     pick = gate < float32(tau)
-    share = gate * _wide(grad) / _shares(pick, channels, zeta, count_short).to(p.dtype)
+    share = gate * wide(grad) / _shares(pick, channels, zeta, count_short).to(p.dtype)
     positions = torch.arange(min(zeta, channels), device=grad.device)[:, None, None]
     taken = (choice[:, :, None] == positions) | ~pick[:, :, None]
     return torch.where(taken, share[:, :, None], 0).flatten(1, 2)[:, :channels]
+
+
+def collect(
+    x: Tensor, p: Tensor, choice: Tensor, zeta: int, tau: float, count_short: bool
+) -> Tensor:  # (N, C, H, W) -> (N, C', H, W)
+    """The channel at `choice` of picked pixels, the sum / zeta of mixed ones: the adjoint of the gradient's way."""
+    pick = (p < float32(tau))[:, :, None, None]
+    subsets = _subsets(x, zeta, 0)
+    chosen = subsets.gather(2, choice.long()[:, :, None])[:, :, 0]
+    return torch.where(pick, chosen, subsets.sum(2)) / _shares(pick, x.shape[1], zeta, count_short).to(p.dtype)
 
 
 def _shares(pick: Tensor, channels: int, zeta: int, count_short: bool) -> Tensor:  # (N, C', 1, 1)
@@ -189,10 +222,6 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     """The matrix product in its own precision, under autocast too."""
     with torch.autocast(a.device.type, enabled=False):
         return torch.matmul(a, b)
-
-
-def _wide(t: Tensor) -> Tensor:
-    return t if t.dtype == torch.float64 else t.float()
 
 
 def _like(y: Tensor, t: Tensor, dtype: torch.dtype | None = None) -> Tensor:
