@@ -1,0 +1,13 @@
+// The CPU kernels of pick_or_mix: plain C++, no torch types.
+#pragma once
+
+#include "cpu/pick_plan.h"
+
+namespace pix {
+
+void forward(const Params&, const Forward&, const Place&);
+
+// grad_p (N, C') is in the type of sums. Where p is 0 it comes from x, if that is given, else it is 0.
+void backward(const Params&, const Backward&, void* grad_p, const Place&);
+
+}  // namespace pix
