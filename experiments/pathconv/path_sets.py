@@ -134,6 +134,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of randomised rounding")
     parser.add_argument("--out", type=Path, help="default: runs/pathconv/path_sets, or path_sets-smoke")
     parser.add_argument("--data", help="not used: paths need no data")
+    parser.add_argument("--resume", action="store_true", help="not used: all starts again, which takes minutes")
     args = parser.parse_args()
     args.out = args.out or Path("runs/pathconv", "path_sets-smoke" if args.smoke else "path_sets")
     args.sides = args.sides or (SMOKE_SIDES if args.smoke else SIDES)

@@ -59,7 +59,7 @@ BASELINES = {
 MODELS = {"s": "pathconv_s", "b": "pathconv_b", **BASELINES}
 LABELS = {"s": "PathConvS", "b": "PathConvB", "r18": "ResNet-18", "r50": "ResNet-50", "wrn-40-2": "WRN-40-2"}
 LABELS["wrn-40-5"] = "WRN-40-5"
-PATHS = {  # short name: as in the paper's tables, where C* are three paths; g* and z* are our cheaper sets of three
+PATHS = {  # short name: as in the paper's tables, whose C* is g and z; g* and z* are our cheaper sets of three
     "r": "R",
     "og": "H",
     "oz": "Z",
@@ -67,8 +67,8 @@ PATHS = {  # short name: as in the paper's tables, where C* are three paths; g* 
     "z": "ZC*",
     "mg": "HC+",
     "mz": "ZC+",
-    "g*": "H-optimal",
-    "z*": "Z-optimal",
+    "g*": "H-ours",
+    "z*": "Z-ours",
 }
 TITLES = {"cf10": "CIFAR-10", "svhn": "SVHN", "in64": "ImageNet-64"}
 
@@ -169,7 +169,8 @@ def main() -> int:
     parser.add_argument(
         "--path",
         choices=PATHS,
-        help="r raster; og, oz one Hilbert or Z path; g, z three shifted; mg, mz six (default: g)",
+        help="r raster; og, oz one Hilbert or Z path; g, z the paper's three shifted, its HC* and ZC*; mg, mz its six, "
+        "HC+ and ZC+; g*, z* three that are ours and cheaper (default: g)",
     )
     parser.add_argument("--bs", type=int, help="batch size (default: the paper's, 512 or 384)")
     parser.add_argument("--epochs", type=int, help="default: the paper's 300")

@@ -271,6 +271,18 @@ def test_an_experiment_shows_each_finished_run_once(small, tmp_path):
     assert (tmp_path / "report.md").is_file()
 
 
+def test_an_experiment_with_nothing_to_resume_starts(small, tmp_path, caplog):
+    parser = argparse.ArgumentParser()
+    experiment.add_arguments(parser, out=str(tmp_path / "what"))
+    plans = [("a", small.override({"epochs": 1}), lambda ran: {})]
+    caplog.set_level("INFO")
+    for _ in range(2):
+        assert experiment.run(plans, parser.parse_args(["--smoke", "--resume", "--device", "cpu"])) == 0
+    said = [line for line in caplog.messages if "nothing to resume" in line]
+    (folder,) = tmp_path.iterdir()
+    assert said == [f"nothing to resume: there is no {tmp_path}/what-smoke-*; starting in {folder}"]
+
+
 def test_train_from_the_command_line(small, tmp_path, capsys):
     from leanconv.cli import main
 

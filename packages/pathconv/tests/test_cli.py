@@ -9,6 +9,8 @@ import pytest
 
 from pathconv.cli import main
 from pathconv.paths import PathConfig, PathSet, preset_set
+from pathconv.presets import ABOUT
+from pathconv.search.sorted import Sorted
 
 
 def call(capsys, *arguments, code=0):
@@ -36,16 +38,27 @@ def test_locality_of_paths(capsys):
     assert lines[3].split() == ["hilbert", "{24,", "[14,", "1],", "180}", "233,576", "770", "0", "254", "75.195%"]
     assert lines[-1].split() == ["all", "686,166", "1,024", "0", "100.000%"]
     both = call(capsys, "locality", "oz", "hilbert:6,1,5,90", "--size", 16).out.splitlines()
-    assert both[3].startswith("hilbert {6, [1, 5], 90} ")
+    assert both[3].startswith("hilbert {6, [1, 5], 90} ") and both[4].startswith("all together ") and len(both) == 5
+
+
+def test_locality_of_several_sets_measures_each(capsys):
+    lines = call(capsys, "locality", "g", "g*", "og").out.splitlines()
+    unions = [line.split()[:4] for line in lines if line.startswith("all ")]
+    assert unions == [
+        ["all", "of", "g", "686,166"],
+        ["all", "of", "g*", "674,834"],
+        ["all", "together", "1,576,640", "1,024"],
+    ]
+    assert len(lines) == 2 + 4 + 4 + 1 + 1
 
 
 def test_paths_of_a_file_bring_their_size(capsys, tmp_path):
     file = tmp_path / "set.json"
     PathSet.of([PathConfig("hilbert"), PathConfig("hilbert", 3, (1, 2))], 12, 18).save(file)
     lines = call(capsys, "locality", file, "raster").out.splitlines()
-    assert lines[0].startswith("12 x 18 ") and len(lines) == 6
+    assert lines[0].startswith("12 x 18 ") and len(lines) == 7 and lines[4].startswith("all of set.json ")
     error = call(capsys, "locality", file, "--size", 12, code=1).err
-    assert error == "pathconv: a file's set is for 12 x 18 pixels, not for 12 x 12.\n"
+    assert error == f"pathconv: {file} is for 12 x 18 pixels, not for 12 x 12.\n"
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "gif"])
@@ -83,7 +96,17 @@ def test_draw_names_the_file_after_the_paths(capsys, tmp_path, monkeypatch):
         (("search", "zorder", "--solver", "rounding", "--resume", "a"), "--resume is for exact searches"),
         (("search", "zorder", "-o", "no/set.json"), "there is no folder no to write set.json into: make it first."),
         (("search", "zorder", "--resume", "no/state"), "there is no folder no to write state into: make it first."),
-        (("locality", "z", "--size", 48), 'preset "z" is there for squares of 32, 64, 224, not for 48 x 48'),
+        (
+            ("locality", "z", "--size", 48),
+            'preset "z" is there for squares of 32, 64, 224, not for 48 x 48: find the cheapest set in seconds with '
+            'pathconv.search.exact(48, 48, "zorder"), or use the single path "oz".',
+        ),
+        (("locality", "mg", "--size", 96), 'candidates(96, 96, "hilbert", max_pad=15)), or use the single path "og".'),
+        (
+            ("search", "hilbert", "--size", 1),
+            "no path at all is better than the raster at pixel (0, 0) of 1 x 1, whose neighbours could not be nearer",
+        ),
+        (("search", "zorder", "--size", 3, 3), "no path at all is better than the raster at pixel (1, 1) of 3 x 3"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(capsys, arguments, words):
@@ -116,6 +139,27 @@ def test_search_takes_its_options(capsys, tmp_path):
     assert rounded.splitlines()[-1].startswith("cost 5,")
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_an_interrupted_search_says_how_to_go_on(capsys, tmp_path, monkeypatch, keeps):
+    covers, calls = Sorted.covers, []
+
+    def interrupted(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return covers(self, *arguments)
+
+    monkeypatch.setattr(Sorted, "covers", interrupted)
+    command = ["search", "hilbert", "--size", 8, "--quiet", *(["--resume", tmp_path / "state"] if keeps else [])]
+    error = call(capsys, *command, code=130).err
+    assert error.startswith("interrupted with a set of cost ") and error.count("\n") == 1
+    if keeps:
+        assert error.endswith(f"; the state is in {tmp_path / 'state'}; run the same command again to continue\n")
+        assert call(capsys, *command).out.splitlines()[-1].endswith("; no set of the 452 candidates costs less")
+    else:
+        assert error.endswith("; without resume nothing is kept\n")
+
+
 def test_wrong_usage(capsys):
     for arguments in (
         ["draw"],
@@ -137,6 +181,8 @@ def test_help(capsys, command):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: python -m pathconv") and "%" not in text
+    if command in (["draw"], ["locality"]):
+        assert all(f"\n  {name:3} {about}\n" in text for name, about in ABOUT.items())
 
 
 def test_errors_can_be_traced():

@@ -16,13 +16,14 @@ from typing import Any
 from .curves import CURVES, PathConfig
 from .locality import Locality, locality, raster_distances
 from .path_set import PathSet
-from .presets import PRESETS, preset_set
+from .presets import ABOUT, PRESETS, preset_set
 
 _PATHS = """
-PATH is a preset ({presets}),
-a curve ({curves}),
+PATH is a curve ({curves}),
 a window of a curve with pad, row, column and rotation, such as hilbert:24,14,1,180,
-or a file of a path set, such as `search` writes. Several are taken together.
+a .json file of a path set, such as `search` writes, or a preset:
+{presets}
+Write 'g*' and 'z*' in quotes, or the shell looks for files of such names.
 """
 _INTERRUPTED = 130  # as shells report a program ended by Ctrl-C
 
@@ -57,11 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     text: dict[str, Any] = {
         "formatter_class": argparse.RawDescriptionHelpFormatter,
-        "epilog": _PATHS.format(presets=" ".join(PRESETS), curves=" ".join(CURVES)),
+        "epilog": _PATHS.format(
+            presets="\n".join(f"  {name:3} {about}" for name, about in ABOUT.items()), curves=", ".join(CURVES)
+        ),
     }
 
     command = commands.add_parser("draw", help="draw paths: PNG, SVG, PDF or an animated GIF", **text)
-    command.add_argument("paths", nargs="+", metavar="PATH", help="see below")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="see below; several come side by side in one file")
     _add_size(command)
     command.add_argument(
         "--show",
@@ -73,14 +76,24 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--columns", type=_positive, metavar="N", help="drawings per row")
     command.add_argument("--seconds", type=float, default=6.0, help="how long a GIF takes for the way (default: 6)")
     command.add_argument(
-        "-o", "--out", type=Path, metavar="FILE", help="where to; .gif is animated (default: named after the paths)"
+        "-o",
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the one file to write, replaced if it is there; its ending says what: .png, .svg, .pdf, or .gif, which "
+        "is animated and shows paths alone (default: a PNG here, named after the paths and the size)",
     )
     command.set_defaults(run=_draw)
 
     command = commands.add_parser(
         "locality", help="how near neighbours stay along paths, against the raster: table 1 of the paper", **text
     )
-    command.add_argument("paths", nargs="*", metavar="PATH", help="see below (default: table 1)")
+    command.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="see below; of several, each is measured, then all as one set (default: table 1)",
+    )
     _add_size(command)
     command.set_defaults(run=_locality)
 
@@ -107,7 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--time-limit", type=float, metavar="SECONDS", help="stop exact then, with the best set so far"
     )
-    command.add_argument("--resume", type=Path, metavar="FILE", help="keep the state of exact here, and go on from it")
+    command.add_argument(
+        "--resume", type=Path, metavar="FILE", help="keep the state of exact here, and go on from it if it is there"
+    )
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     command.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the set as JSON")
     command.set_defaults(run=_search)
@@ -134,26 +149,27 @@ def _size(args: argparse.Namespace) -> tuple[int, int]:
     return size[0], size[-1]
 
 
-def _paths(args: argparse.Namespace) -> PathSet:
-    """The set of all that was named, over images of one size."""
-    sets, size = [], _size(args) if args.size else None
-    for name in args.paths:
-        if name.endswith(".json"):
-            sets.append(PathSet.load(name))
-            size = size or (sets[-1].height, sets[-1].width)
-    height, width = size or (32, 32)
-    for known in sets:
+def _paths(args: argparse.Namespace) -> list[PathSet]:
+    """What each PATH names, over images of one size."""
+    files = {name: PathSet.load(name) for name in args.paths if name.endswith(".json")}
+    first = next(iter(files.values()), None)
+    height, width = (first.height, first.width) if first and not args.size else _size(args)
+    for name, known in files.items():
         if (known.height, known.width) != (height, width):
-            raise ValueError(f"a file's set is for {known.height} x {known.width} pixels, not for {height} x {width}.")
-    configs: list[PathConfig] = []
+            raise ValueError(f"{name} is for {known.height} x {known.width} pixels, not for {height} x {width}.")
+    sets = []
     for name in args.paths:
-        if name.endswith(".json"):
-            configs += sets.pop(0).configs
+        if name in files:
+            sets.append(files[name])
         elif name in PRESETS:
-            configs += preset_set(name, height, width).configs
+            sets.append(preset_set(name, height, width))
         else:
-            configs.append(_config(name))
-    return PathSet.of(configs, height, width)
+            sets.append(PathSet.of([_config(name)], height, width))
+    return sets
+
+
+def _together(sets: Sequence[PathSet]) -> PathSet:
+    return PathSet.of([config for paths in sets for config in paths.configs], sets[0].height, sets[0].width)
 
 
 def _config(text: str) -> PathConfig:
@@ -178,7 +194,7 @@ def _backends(args: argparse.Namespace) -> list[str]:
 def _draw(args: argparse.Namespace) -> list[str]:
     from .plot import animate, draw
 
-    paths = _paths(args)
+    paths = _together(_paths(args))
     names = [Path(path).stem if path.endswith(".json") else path.replace("*", "star") for path in args.paths]
     name = re.sub(r"[^\w.-]+", "-", "_".join(names if args.show == "path" else [*names, args.show]))
     file = args.out or Path(f"{name}_{paths.height}x{paths.width}.png")
@@ -196,8 +212,8 @@ def _draw(args: argparse.Namespace) -> list[str]:
 def _locality(args: argparse.Namespace) -> list[str]:
     if not args.paths:
         return _table_1(args.size or [8, 16, 32, 64, 128, 256])
-    paths = _paths(args)
-    return _measures(paths, locality(paths, paths.height, paths.width))
+    names = [Path(name).name if name.endswith(".json") else name for name in args.paths]
+    return _measures(names, _paths(args))
 
 
 def _table_1(sides: Sequence[int]) -> list[str]:
@@ -216,19 +232,30 @@ def _table_1(sides: Sequence[int]) -> list[str]:
     return lines
 
 
-def _measures(paths: PathSet, measured: Locality) -> list[str]:
-    names = [str(config) for config in paths.configs]
-    wide = max(map(len, [*names, "raster"]))
-    whole = f"{paths.height} x {paths.width}"
-    lines = [f"{whole:{wide}} {'total':>13} {'better':>7} {'tied':>6} {'worse':>7} {'P_sd':>8}"]
-    lines.append(f"{'raster':{wide}} {int(measured.raster.sum()):>13,}")
-    rows = zip(names, measured.total, measured.better, measured.tied, measured.sacrificed, measured.share)
-    for name, total, better, tied, lost, share in rows:
-        numbers = f"{int(total):>13,} {int(better):>7,} {int(tied):>6,} {int(lost - tied):>7,}"
-        lines.append(f"{name:{wide}} {numbers} {float(share):>8.3%}")
-    union = int(measured.union.sum())
-    numbers = f"{measured.cost:>13,} {union:>7,} {'':>6} {measured.raster.numel() - union:>7,}"
-    return [*lines, f"{'all':{wide}} {numbers} {measured.coverage:>8.3%}"]
+def _measures(names: Sequence[str], sets: Sequence[PathSet]) -> list[str]:
+    """Each set's paths and their union; of several sets also the union of all."""
+    together = _together(sets)
+    height, width, several = together.height, together.width, len(sets) > 1
+    unions = [*(f"all of {name}" for name in names), "all together"] if several else ["all"]
+    wide = max(map(len, ["raster", *map(str, together.configs), *unions]))
+    lines = [f"{f'{height} x {width}':{wide}} {'total':>13} {'better':>7} {'tied':>6} {'worse':>7} {'P_sd':>8}"]
+    lines.append(f"{'raster':{wide}} {int(raster_distances(height, width).sum()):>13,}")
+    for union, paths in zip(unions, sets):
+        measured = locality(paths, height, width)
+        rows = zip(paths.configs, measured.total, measured.better, measured.tied, measured.sacrificed, measured.share)
+        for config, total, better, tied, lost, share in rows:
+            numbers = f"{int(total):>13,} {int(better):>7,} {int(tied):>6,} {int(lost - tied):>7,}"
+            lines.append(f"{config!s:{wide}} {numbers} {float(share):>8.3%}")
+        if several and paths.num_paths > 1:
+            lines.append(_union(f"{union:{wide}}", measured))
+    return [*lines, _union(f"{unions[-1]:{wide}}", locality(together, height, width))]
+
+
+def _union(label: str, measured: Locality) -> str:
+    """The row of a set: what it costs, and where one of its paths at least is better."""
+    better = int(measured.union.sum())
+    numbers = f"{measured.cost:>13,} {better:>7,} {'':>6} {measured.raster.numel() - better:>7,}"
+    return f"{label} {numbers} {measured.coverage:>8.3%}"
 
 
 def _search(args: argparse.Namespace) -> list[str]:
@@ -251,16 +278,20 @@ def _search(args: argparse.Namespace) -> list[str]:
     elif args.solver == "rounding":
         found = search.randomized_rounding(*where, universe=universe, rounds=args.rounds, seed=args.seed)
     else:
-        found = search.exact(
-            *where,
-            universe=universe,
-            solver="native" if args.solver == "exact" else args.solver,
-            time_limit=args.time_limit,
-            resume=args.resume,
-            progress=not args.quiet,
-        )
+        try:
+            found = search.exact(
+                *where,
+                universe=universe,
+                solver="native" if args.solver == "exact" else args.solver,
+                time_limit=args.time_limit,
+                resume=args.resume,
+                progress=not args.quiet,
+            )
+        except KeyboardInterrupt as stop:
+            again = "; run the same command again to continue" if args.resume else ""
+            raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}{again}") from None
     if args.out:
         found.save(args.out)
     verdict = "no set of the" if found.proven else f"at least {found.bound:,.0f} for any set of the"
     verdict = f"cost {found.cost:,}; {verdict} {len(universe):,} candidates{' costs less' if found.proven else ''}"
-    return [*_measures(found, locality(found, height, width)), verdict]
+    return [*_measures(["found"], [found]), verdict]

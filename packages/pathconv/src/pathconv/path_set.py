@@ -128,9 +128,15 @@ class PathSet:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file} holds no valid path set: {error!r}.") from error
         if made.cost != cost:
-            raise ValueError(f"{file} is damaged: its paths cost {made.cost}, but it says {cost}.")
+            raise ValueError(
+                f'{file} says "cost": {cost!r}, but its paths cost {made.cost}. Where they were changed by hand, write '
+                f'"cost": {made.cost}, "bound": 0 and "proven": false; else the file is damaged.'
+            )
         if not possible:
-            raise ValueError(f"{file} is damaged: a cost of {cost}, bound {bound!r} and proven {proven!r} cannot be.")
+            raise ValueError(
+                f'{file} says "bound": {bound!r} and "proven": {proven!r} of a cost of {cost}, but a bound is at most '
+                'the cost, and equal to it where that is proven: "bound": 0 and "proven": false always do.'
+            )
         return made
 
 

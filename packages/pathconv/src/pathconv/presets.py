@@ -12,19 +12,19 @@ from .curves import PathConfig
 from .path_set import PathSet
 
 _PLAIN = {"r": "raster", "s": "serpentine", "og": "hilbert", "oz": "zorder"}
-_ABOUT = {
+ABOUT = {  # the paper writes its sets C* and C+: the star of g* and z* is ours, and theirs are g and z
     "r": "the raster, a single path",
     "s": "the serpentine, a single path",
     "og": "the Hilbert curve, a single path",
     "oz": "the Z-order curve, a single path",
-    "g": "the paper's three shifted Hilbert paths C*",
-    "z": "the paper's three shifted Z-order paths C*",
-    "mg": "the paper's six Hilbert paths C+",
-    "mz": "the paper's six Z-order paths C+",
-    "g*": "three shifted Hilbert paths, the cheapest of the paper's candidates",
-    "z*": "three shifted Z-order paths, the cheapest of the paper's candidates",
+    "g": "the paper's three shifted Hilbert paths (its HC*)",
+    "z": "the paper's three shifted Z-order paths (its ZC*)",
+    "mg": "the paper's six Hilbert paths (its HC+)",
+    "mz": "the paper's six Z-order paths (its ZC+)",
+    "g*": "ours: the cheapest three Hilbert paths, cheaper than g",
+    "z*": "ours: the cheapest three Z-order paths, cheaper than z",
 }
-PRESETS: tuple[str, ...] = tuple(_ABOUT)
+PRESETS: tuple[str, ...] = tuple(ABOUT)
 
 _SIX_HILBERT = "0 0,0 0 | 5 0,4 0 | 5 4,0 0 | 5 4,4 0 | 5 2,2 0 | 5 2,4 0"
 
@@ -83,9 +83,12 @@ def _preset_set(name: str, height: int, width: int) -> PathSet:
     sides = [side for known, side in _SHIFTED if known == name]
     curve = "hilbert" if "g" in name else "zorder"
     if height != width or height not in sides:
+        where = f'{height}, {width}, "{curve}"'
+        few = curve == "hilbert" and 64 < max(height, width) < 224  # all candidates would take hours and much memory
+        chosen = f", universe=pathconv.search.candidates({where}, max_pad=15)" if few else ""
         raise ValueError(
-            f'preset "{name}" is there for squares of {", ".join(map(str, sides))}, not for {height} x {width}: find a '
-            f'set for it with pathconv.search.greedy({height}, {width}, "{curve}"), or use the single path '
+            f'preset "{name}" is there for squares of {", ".join(map(str, sides))}, not for {height} x {width}: '
+            f"find the cheapest set in seconds with pathconv.search.exact({where}{chosen}), or use the single path "
             f'"o{name.strip("m*")}".'
         )
     found = PathSet.of(_read(curve, _SHIFTED[name, height]), height, width)

@@ -81,7 +81,7 @@ def exact(
     try:
         bound = _search(universe, state, end, resume, progress)
     except KeyboardInterrupt:
-        kept = "pass resume=FILE to keep the state"
+        kept = "without resume nothing is kept"
         if resume is not None:
             state.save(resume, universe)
             kept = f"the state is in {os.fspath(resume)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..locality import raster_distances
 from ..path_set import PathSet
 from .bits import ones, unpack
 from .native import kernel, on_cpu
@@ -43,13 +44,25 @@ def complete(universe: Universe, chosen: list[int]) -> list[int]:
         best = int((price == price.min()).nonzero()[0])
         if not new[best]:
             pixel = int(unpack(open_[None], universe.pixels)[0].nonzero()[0])
-            raise ValueError(
-                f"no candidate is better than the raster at pixel {divmod(pixel, universe.width)}: search more of "
-                "them, with max_pad, diagonal_windows or another curve."
-            )
+            raise ValueError(_uncovered_by_all(*divmod(pixel, universe.width), universe.height, universe.width))
         chosen.append(best)
         open_ = open_ & ~universe.better[best]
     return chosen
+
+
+def _uncovered_by_all(row: int, column: int, height: int, width: int) -> str:
+    """Why no candidate covers a pixel, and what to do."""
+    rows, columns = (min(at + 1, side - 1) - max(at - 1, 0) + 1 for at, side in ((row, height), (column, width)))
+    nearest = sum(place // 2 for place in range(2, rows * columns + 1))  # its neighbours at 1, 1, 2, 2, 3 ... from it
+    if raster_distances(height, width)[row, column] <= nearest:
+        return (
+            f"no path at all is better than the raster at pixel {row, column} of {height} x {width}, whose neighbours "
+            "could not be nearer: sets are there for larger images."
+        )
+    return (
+        f"no candidate is better than the raster at pixel {row, column}: search more of them, with max_pad, "
+        "diagonal_windows or another curve."
+    )
 
 
 def uncovered(universe: Universe, chosen: list[int]) -> Tensor:  # int64 (words,)
