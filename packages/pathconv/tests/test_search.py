@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -290,6 +291,15 @@ def test_time_limit_gives_a_bound_and_resuming_the_rest(tmp_path, small, monkeyp
     assert search.exact(8, 8, "hilbert", universe=small, resume=state, progress=False) == whole
     assert search.exact(8, 8, "hilbert", universe=small, resume=state, progress=False) == whole  # nothing left to do
     assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_candidates_that_differ_in_a_pixel_are_told_apart(small):
+    same = search.Universe(8, 8, small.windows.clone(), small.cost.clone(), small.better.clone())
+    assert same.fingerprint() == same.fingerprint() == small.fingerprint()
+    for name in ("windows", "cost", "better"):
+        changed = getattr(small, name).clone()
+        changed.view(-1)[0] ^= 1
+        assert dataclasses.replace(small, **{name: changed}).fingerprint() != small.fingerprint(), name
 
 
 def test_states_of_other_searches_are_refused(tmp_path, small):

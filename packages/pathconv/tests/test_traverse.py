@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, is_fake
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 import pathconv
@@ -222,11 +223,32 @@ def test_tables_are_made_once_and_follow_changes():
 
 def test_tables_have_numbers_while_a_graph_is_traced():
     with FakeTensorMode():
-        path_tables("og", 16, 16)
+        assert is_fake(path_tables("og", 16, 16).index)
     with torch.device("meta"):
         index = path_tables("og", 16, 16).index
     assert not index.is_meta
     assert torch.equal(index.long().sort().values[0], torch.arange(256))
+
+
+def test_functions_take_names_in_a_fake_mode():
+    for mode in (FakeTensorMode(), FakeTensorMode(allow_non_fake_inputs=True)):
+        with mode:
+            x, weight = torch.randn(2, 3, 32, 32, requires_grad=True), torch.randn(16, 9)
+            assert untraverse(traverse(x, "g"), "g").shape == x.shape
+            y = traverse_conv1d(x, "g", weight)
+            y.sum().backward()
+            assert is_fake(y) and y.shape == (2, 16, 1024) and x.grad.shape == x.shape
+    with FakeTensorMode():  # which has devices that are not there
+        x = torch.randn(2, 3, 32, 32, device="cuda")
+        assert traverse(x, "g").device.type == path_tables("g", 32, 32, x.device).index.device.type == "cuda"
+    assert not is_fake(path_tables("g", 32, 32).index)
+
+
+def test_graphs_hold_tables_with_numbers():
+    x = torch.randn(2, 1, 8, 8)
+    for mode in ("real", "fake"):
+        graph = make_fx(lambda x: traverse(x, "og"), tracing_mode=mode, _allow_non_fake_inputs=True)(x)
+        assert torch.equal(graph(x), traverse(x, "og"))
 
 
 def test_tables_made_in_inference_mode_train():

@@ -53,8 +53,23 @@ def path_tables(
     """
     if isinstance(paths, PathTables):
         return paths
-    index, inverse = _known(paths, height, width, torch.device("cpu" if device is None else device))
+    device, mode = torch.device("cpu" if device is None else device), _fake_mode()
+    index, inverse = _known(paths, height, width, torch.device("cpu") if mode else device)
+    if mode:
+        index, inverse = (mode.from_tensor(table, static_shapes=True).to(device) for table in (index, inverse))
     return PathTables(index, inverse, height, width)
+
+
+def _fake_mode() -> Any:
+    """The mode in which tensors have no numbers and mix with none that have, if one is on.
+
+    Tracers, which know what to do with tensors that have numbers, get those: they become constants of the graph.
+    """
+    modes = torch._C._TorchDispatchModeKey
+    if torch.compiler.is_compiling() or torch._C._get_dispatch_mode(modes.PROXY) is not None:
+        return None
+    mode: Any = torch._C._get_dispatch_mode(modes.FAKE)
+    return None if mode is None or mode.allow_non_fake_inputs else mode
 
 
 @torch.compiler.assume_constant_result

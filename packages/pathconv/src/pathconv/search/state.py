@@ -11,7 +11,7 @@ from ..curves import PathConfig
 from .greedy import uncovered
 from .universe import Universe
 
-_FORMAT, _VERSION = "pathconv search state", 1
+_FORMAT, _VERSION = "pathconv search state", 2
 
 
 @dataclass

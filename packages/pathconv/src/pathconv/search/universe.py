@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -87,11 +88,14 @@ class Universe:
         return 4 * place + turns
 
     def fingerprint(self) -> str:
-        """Equal for equal candidates."""
-        content = [self.windows.contiguous().view(torch.uint8), self.cost.view(torch.uint8)]
+        """Equal for equal candidates, their costs and pixels."""
+        return self._digest
+
+    @functools.cached_property
+    def _digest(self) -> str:  # of gigabytes in large searches, which ask for it every few seconds
         digest = hashlib.sha256(f"{self.height} {self.width}".encode())
-        for part in content:
-            digest.update(part.numpy().tobytes())
+        for part in (self.windows, self.cost, self.better):
+            digest.update(part.contiguous().numpy().data)
         return digest.hexdigest()[:32]
 
 
