@@ -74,12 +74,9 @@ class ConvertReport:
             reasons.setdefault(layer.reason, []).append(layer.names[0] or "the model itself")
         for reason, names in reasons.items():
             lines.append(shorten(f"left {len(names)}, {reason}: {', '.join(names)}", 100, placeholder=" ..."))
-        totals = [
-            f"{name} {pair[0]} -> {pair[1]}"
-            for name, pair in (("parameters", self.params), ("MACs", self.macs))
-            if pair
-        ]
-        lines.append("; ".join([f"{len(self.swapped)} layers swapped, {len(self.left)} left", *totals]))
+        totals = {"parameters": self.params, "MACs": self.macs}
+        changes = [f"{name} {pair[0]} -> {pair[1]}" for name, pair in totals.items() if pair]
+        lines.append("; ".join([f"{len(self.swapped)} layers swapped, {len(self.left)} left", *changes]))
         return "\n".join(lines)
 
 
@@ -122,7 +119,7 @@ def walk(
         if answer is None:
             continue
         if isinstance(answer, str):
-            report.layers.append(Layer(names, _brief(module), reason=answer))
+            report.layers.append(Layer(names, brief(module), reason=answer))
             continue
         swap = answer()
         model = _put(model, names, swap.module.train(module.training))
@@ -130,7 +127,7 @@ def walk(
             model = _put(model, occurrences[other], nn.Identity().train(other.training))
         gone = (module, *swap.absorbed)
         params = (sum(map(_count, gone)), _count(swap.module))
-        row = (names, " + ".join(map(_brief, gone)), swap.label or _brief(swap.module))
+        row = (names, " + ".join(map(brief, gone)), swap.label or brief(swap.module))
         report.layers.append(Layer(*row, swap.weights, swap.error, params, swap.macs))
     report.params = (total, _count(model))
     model.convert_report = report  # type: ignore[assignment]
@@ -169,7 +166,7 @@ def _selector(where: Callable[[str, nn.Module], bool] | str | None) -> Callable[
     return lambda name, module: pattern.search(name) is not None
 
 
-def _brief(module: nn.Module) -> str:
+def brief(module: nn.Module) -> str:
     """Class, kernel and stride, such as "Conv2d 7x7 /2"."""
     kernel, stride = getattr(module, "kernel_size", None), getattr(module, "stride", 1)
     strides = stride if isinstance(stride, tuple) else (stride,)

@@ -19,8 +19,10 @@ class Swap:
 
     module: nn.Module
     weights: str  # "kept", "refitted" or "reinitialised"
-    macs: tuple[int, int]  # multiply-adds per output pixel, before and after
+    macs: tuple[int, int]  # multiply-adds before and after, in the report's unit
     error: float | None = None  # of refitted weights: norm of what was lost by norm of what was there
+    label: str = ""  # for the report, where class, kernel and stride do not say it
+    absorbed: tuple[nn.Module, ...] = ()  # other layers whose work is done or gone with it: they become nn.Identity
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,12 @@ class Layer:
 
 @dataclass
 class ConvertReport:
-    """What `convert` did; `print(model.convert_report)` shows a table. MACs are per output pixel of each layer."""
+    """What `convert` did; `print(model.convert_report)` shows a table."""
 
     layers: list[Layer] = field(default_factory=list)
     params: tuple[int, int] = (0, 0)  # of the whole model
+    macs: tuple[int, int] | None = None  # of the whole model, where they were counted
+    unit: str = "MACs/pixel"  # of each layer's MACs
 
     @property
     def swapped(self) -> list[Layer]:
@@ -53,7 +57,7 @@ class ConvertReport:
         return [layer for layer in self.layers if layer.reason]
 
     def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [("layer", "was", "is", "weights, error", "parameters", "MACs/pixel")]
+        rows: list[tuple[str, ...]] = [("layer", "was", "is", "weights, error", "parameters", self.unit)]
         for _, group in groupby(self.swapped, lambda row: (row.before, row.after, row.weights, row.params, row.macs)):
             alike = list(group)
             times = f"{len(alike)} x " if len(alike) > 1 else ""
@@ -71,8 +75,9 @@ class ConvertReport:
             reasons.setdefault(layer.reason, []).append(layer.names[0] or "the model itself")
         for reason, names in reasons.items():
             lines.append(shorten(f"left {len(names)}, {reason}: {', '.join(names)}", 100, placeholder=" ..."))
-        before, after = self.params
-        lines.append(f"{len(self.swapped)} layers swapped, {len(self.left)} left; parameters {before} -> {after}")
+        totals = {"parameters": self.params, "MACs": self.macs}
+        changes = [f"{name} {pair[0]} -> {pair[1]}" for name, pair in totals.items() if pair]
+        lines.append("; ".join([f"{len(self.swapped)} layers swapped, {len(self.left)} left", *changes]))
         return "\n".join(lines)
 
 
@@ -101,7 +106,8 @@ def walk(
     selected = _selector(where)
     model = model if inplace else copy.deepcopy(model)
     report, total = ConvertReport(), _count(model)
-    choices = [(module, names, policy(names[0], module)) for module, names in _occurrences(model)]
+    occurrences = dict(_occurrences(model))
+    choices = [(module, names, policy(names[0], module)) for module, names in occurrences.items()]
     fitting = [(module, names) for module, names, answer in choices if callable(answer)]
     chosen = {names for module, names in fitting if any(selected(name, module) for name in names)}
     if fitting and not chosen:
@@ -114,21 +120,28 @@ def walk(
         if answer is None:
             continue
         if isinstance(answer, str):
-            report.layers.append(Layer(names, _brief(module), reason=answer))
+            report.layers.append(Layer(names, brief(module), reason=answer))
             continue
         swap = answer()
-        swap.module.train(module.training)
-        for name in names:
-            parent, _, child = name.rpartition(".")
-            if not name:
-                model = swap.module
-            else:
-                setattr(model.get_submodule(parent), child, swap.module)
-        params = (_count(module), _count(swap.module))
-        row = (names, _brief(module), _brief(swap.module), swap.weights, swap.error, params, swap.macs)
-        report.layers.append(Layer(*row))
+        model = _put(model, names, swap.module.train(module.training))
+        for other in swap.absorbed:
+            model = _put(model, occurrences[other], nn.Identity().train(other.training))
+        gone = (module, *swap.absorbed)
+        params = (sum(map(_count, gone)), _count(swap.module))
+        row = (names, " + ".join(map(brief, gone)), swap.label or brief(swap.module))
+        report.layers.append(Layer(*row, swap.weights, swap.error, params, swap.macs))
     report.params = (total, _count(model))
     model.convert_report = report  # type: ignore[assignment]
+    return model
+
+
+def _put(model: nn.Module, names: tuple[str, ...], module: nn.Module) -> nn.Module:
+    """`model` with `module` under these names; `module` itself where a name is that of the model."""
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        if not name:
+            return module
+        setattr(model.get_submodule(parent), child, module)
     return model
 
 
@@ -154,7 +167,7 @@ def _selector(where: Callable[[str, nn.Module], bool] | str | None) -> Callable[
     return lambda name, module: pattern.search(name) is not None
 
 
-def _brief(module: nn.Module) -> str:
+def brief(module: nn.Module) -> str:
     """Class, kernel and stride, such as "Conv2d 7x7 /2"."""
     kernel, stride = getattr(module, "kernel_size", None), getattr(module, "stride", 1)
     strides = stride if isinstance(stride, tuple) else (stride,)
@@ -185,7 +198,7 @@ def _span(errors: list[float]) -> list[str]:
 
 
 def _thousands(count: int) -> str:
-    for unit, size in (("M", 10**6), ("k", 10**3)):
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= size:
             return f"{count / size:.3g}{unit}"
     return str(count)
