@@ -180,7 +180,7 @@ def threshold(tau: Any) -> float:
     """Checks that `tau` is a number."""
     if isinstance(tau, bool) or not isinstance(tau, (int, float)):
         raise TypeError(f"tau must be a number, but it is {tau!r}.")
-    if math.isnan(tau):
+    if tau != tau:
         raise ValueError("tau must be a number to compare with, but it is nan: 0 always mixes, 2 always picks.")
     return float(tau)
 
@@ -204,7 +204,7 @@ def _gates(x: Tensor, p: Any, zeta: int) -> Tensor:
     if x.dtype == torch.float64:
         return p.double()
     if p.dtype == torch.float64:
-        raise TypeError(f"p is float64 but x is {x.dtype}: rounding may change a decision, so do that by .float().")
+        raise TypeError(f"p is torch.float64 but x is {x.dtype}: rounding may change a decision; do it by .float().")
     return p.float()
 
 
