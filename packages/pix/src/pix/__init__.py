@@ -9,14 +9,18 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from . import functional, modules, ops, reference, statistics
+from ._common.convert import ConvertReport
+from .convert import convert
 from .functional import pick_or_mix
 from .modules import PiX
 from .statistics import pick_share
 
 __version__ = "0.1.0"
 __all__ = [
+    "ConvertReport",
     "PiX",
     "backend_info",
+    "convert",
     "functional",
     "modules",
     "ops",
