@@ -48,13 +48,9 @@ struct BackwardTensors {
 
   BackwardTensors(const Tensor& grad_, const Tensor& y_, const Tensor& p_, const Tensor& choice_,
                   const std::optional<Tensor>& x_)
-      : channels_last(is_channels_last(grad_)),
-        grad(readable(grad_, channels_last)),
-        y(readable(y_, channels_last)),
-        p(torch::stable::contiguous(p_)),
-        choice(dense(choice_, channels_last)),
-        x(x_.has_value() ? readable(*x_, channels_last) : grad),
-        has_x_(x_.has_value()) {}
+      : channels_last(is_channels_last(grad_)), grad(readable(grad_, channels_last)), y(readable(y_, channels_last)),
+        p(torch::stable::contiguous(p_)), choice(dense(choice_, channels_last)),
+        x(x_.has_value() ? readable(*x_, channels_last) : grad), has_x_(x_.has_value()) {}
 
   Backward arguments(const Tensor& grad_x) const {
     return {grad.const_data_ptr(),

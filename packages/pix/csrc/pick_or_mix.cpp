@@ -41,10 +41,10 @@ std::tuple<Tensor, Tensor> pick_or_mix(const Tensor& x, const Tensor& p, int64_t
 }
 
 std::tuple<Tensor, Tensor> pick_or_mix_backward(const Tensor& grad, const Tensor& y, const Tensor& p,
-                                                const Tensor& choice, std::optional<Tensor> x, int64_t channels,
-                                                int64_t zeta, double tau, bool count_short) {
-  check_upstream(grad, y, p, choice, x, channels, zeta);
-  const BackwardTensors tensors(grad, y, p, choice, x);
+                                                const Tensor& choice, int64_t channels, int64_t zeta, double tau,
+                                                bool count_short) {
+  check_upstream(grad, y, p, choice, std::nullopt, channels, zeta);
+  const BackwardTensors tensors(grad, y, p, choice, std::nullopt);
   const bool last = tensors.channels_last;
   const Params params = make_params(grad, channels, zeta, tau, count_short, last);
   Tensor grad_x = empty_images(grad, last, grad.size(0), channels, grad.size(2), grad.size(3), grad.scalar_type());
@@ -60,8 +60,8 @@ STABLE_TORCH_LIBRARY(pix, m) {
   m.def(
       "pick_or_mix(Tensor x, Tensor p, int zeta, float tau, bool count_short, bool keep) -> (Tensor y, Tensor choice)");
   m.def(
-      "pick_or_mix_backward(Tensor grad, Tensor y, Tensor p, Tensor choice, Tensor? x, SymInt channels, int zeta, "
-      "float tau, bool count_short) -> (Tensor grad_x, Tensor grad_p)");
+      "pick_or_mix_backward(Tensor grad, Tensor y, Tensor p, Tensor choice, SymInt channels, int zeta, float "
+      "tau, bool count_short) -> (Tensor grad_x, Tensor grad_p)");
   m.def("cpu_level() -> str");
   m.def("set_cpu_level(str level) -> ()");
 }

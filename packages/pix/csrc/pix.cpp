@@ -69,10 +69,12 @@ std::tuple<Tensor, Tensor, Tensor> fused_grad(const Tensor& grad, std::optional<
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pix, m) {
   m.def(
-      "pix(Tensor x, Tensor weight, Tensor? bias, int zeta, float tau, bool l1, bool count_short, bool keep) -> (Tensor "
+      "pix(Tensor x, Tensor weight, Tensor? bias, int zeta, float tau, bool l1, bool count_short, bool keep) -> "
+      "(Tensor "
       "y, Tensor z, Tensor p, Tensor choice)");
   m.def(
-      "pix_backward(Tensor grad, Tensor? grad_p, Tensor y, Tensor z, Tensor p, Tensor choice, Tensor weight, Tensor? x, "
+      "pix_backward(Tensor grad, Tensor? grad_p, Tensor y, Tensor z, Tensor p, Tensor choice, Tensor weight, Tensor? "
+      "x, "
       "int zeta, float tau, bool count_short) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
 }
 

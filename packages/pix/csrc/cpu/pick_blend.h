@@ -116,9 +116,7 @@ void blend(const Params& a, const Blend& b, int64_t n0, int64_t n1, int64_t begi
 void spread(const Params& a, const Blend& b, int64_t n0, int64_t n1, int64_t begin, int64_t end) {
   PIX_DISPATCH(a, spread_of, a, b, n0, n1, begin, end);
 }
-void outer(const Params& a, const Blend& b, int64_t begin, int64_t end) {
-  PIX_DISPATCH(a, outer_of, a, b, begin, end);
-}
+void outer(const Params& a, const Blend& b, int64_t begin, int64_t end) { PIX_DISPATCH(a, outer_of, a, b, begin, end); }
 
 }  // namespace
 }  // namespace pix

@@ -52,9 +52,9 @@ struct Backward {
 // The blend: p = sigmoid(z weight^T + bias) for z (N, C) and weight (C', C). All are dense; bias may be null.
 struct Blend {
   const void *weight, *bias;
-  const void* z;            // sums, as are the following
-  void* p;                  // only written by the forward pass
-  void *d_logit, *d_z;      // only the backward pass has these and the following
+  const void* z;        // sums, as are the following
+  void* p;              // only written by the forward pass
+  void *d_logit, *d_z;  // only the backward pass has these and the following
   void *grad_weight, *grad_bias;
 };
 

@@ -7,7 +7,7 @@ namespace pix {
 
 void forward(const Params&, const Forward&, const Place&);
 
-// grad_p (N, C') is in the type of sums. Where p is 0 it comes from x, if that is given, else it is 0.
+// grad_p (N, C') is in the type of sums, and 0 where p is: y says nothing of x there.
 void backward(const Params&, const Backward&, void* grad_p, const Place&);
 
 }  // namespace pix

@@ -122,8 +122,7 @@ template <class A>
 struct Chosen<A, uint8_t> {
   __m128i at;
 
-  inline Chosen(const uint8_t* choice, int64_t lanes)
-      : at(_mm_maskz_loadu_epi8((uint32_t{1} << lanes) - 1, choice)) {}
+  inline Chosen(const uint8_t* choice, int64_t lanes) : at(_mm_maskz_loadu_epi8((uint32_t{1} << lanes) - 1, choice)) {}
   inline Vector<A> only(Vector<A> v, int64_t i) const {
     return masked(_mm_cmpeq_epi8_mask(at, _mm_set1_epi8(static_cast<char>(i))), v);
   }
@@ -207,26 +206,25 @@ inline const T* at(const void* data, const Strides& strides, int64_t n, int64_t 
 }
 
 // body<T, Index>(arguments) by dtype and the width of choices
-#define PIX_DISPATCH_CHOICE(a, body, ...)                                                                     \
-  do {                                                                                                        \
-    const bool wide = (a).zeta > 256;                                                                         \
-    switch ((a).dtype) {                                                                                      \
-      case DType::float32: return wide ? body<float, int32_t>(__VA_ARGS__) : body<float, uint8_t>(__VA_ARGS__); \
-      case DType::float64: return wide ? body<double, int32_t>(__VA_ARGS__) : body<double, uint8_t>(__VA_ARGS__); \
-      case DType::float16: return wide ? body<Half, int32_t>(__VA_ARGS__) : body<Half, uint8_t>(__VA_ARGS__);   \
-      case DType::bfloat16:                                                                                   \
-        return wide ? body<BFloat16, int32_t>(__VA_ARGS__) : body<BFloat16, uint8_t>(__VA_ARGS__);            \
-    }                                                                                                         \
+#define PIX_DISPATCH_CHOICE(a, body, ...)                                                                              \
+  do {                                                                                                                 \
+    const bool wide = (a).zeta > 256;                                                                                  \
+    switch ((a).dtype) {                                                                                               \
+      case DType::float32: return wide ? body<float, int32_t>(__VA_ARGS__) : body<float, uint8_t>(__VA_ARGS__);        \
+      case DType::float64: return wide ? body<double, int32_t>(__VA_ARGS__) : body<double, uint8_t>(__VA_ARGS__);      \
+      case DType::float16: return wide ? body<Half, int32_t>(__VA_ARGS__) : body<Half, uint8_t>(__VA_ARGS__);          \
+      case DType::bfloat16: return wide ? body<BFloat16, int32_t>(__VA_ARGS__) : body<BFloat16, uint8_t>(__VA_ARGS__); \
+    }                                                                                                                  \
   } while (false)
 
-#define PIX_DISPATCH(a, body, ...)                        \
-  do {                                                    \
-    switch ((a).dtype) {                                  \
-      case DType::float32: return body<float>(__VA_ARGS__);   \
-      case DType::float64: return body<double>(__VA_ARGS__);  \
-      case DType::float16: return body<Half>(__VA_ARGS__);    \
+#define PIX_DISPATCH(a, body, ...)                              \
+  do {                                                          \
+    switch ((a).dtype) {                                        \
+      case DType::float32: return body<float>(__VA_ARGS__);     \
+      case DType::float64: return body<double>(__VA_ARGS__);    \
+      case DType::float16: return body<Half>(__VA_ARGS__);      \
       case DType::bfloat16: return body<BFloat16>(__VA_ARGS__); \
-    }                                                     \
+    }                                                           \
   } while (false)
 
 }  // namespace

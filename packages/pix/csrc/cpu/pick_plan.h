@@ -76,10 +76,10 @@ class Reduction {
     chunk_ = std::max<int64_t>(4, kNumbers / std::max<int64_t>(channels, 1) / 4 * 4);
     parts_ = a.channels_last ? (a.pixels + chunk_ - 1) / chunk_ : channels;
   }
-  int64_t parts() const { return parts_; }    // of a sample
-  int64_t chunk() const { return chunk_; }    // pixels
+  int64_t parts() const { return parts_; }                                                         // of a sample
+  int64_t chunk() const { return chunk_; }                                                         // pixels
   int64_t numbers() const { return params_.channels_last ? chunk_ * channels_ : params_.pixels; }  // of a part
-  int64_t scratch() const { return params_.channels_last ? parts_ * channels_ : 0; }              // of a sample
+  int64_t scratch() const { return params_.channels_last ? parts_ * channels_ : 0; }               // of a sample
 
   // The pixels or channels of parts [begin, end).
   int64_t first(int64_t part) const { return params_.channels_last ? std::min(part * chunk_, params_.pixels) : part; }

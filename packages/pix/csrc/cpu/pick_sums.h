@@ -75,8 +75,7 @@ template <class T>
 void dots_of(const Params& a, const Backward& b, int64_t n, int64_t begin, int64_t end, void* out) {
   const int64_t grad_step = b.grad_strides.step, y_step = b.y_strides.step;
   const T *grad = at<T>(b.grad, b.grad_strides, n, begin), *y = at<T>(b.y, b.y_strides, n, begin);
-  if (a.channels_last)
-    return sum_pixels<Term::product>(grad, grad_step, y, y_step, end - begin, a.outputs, out);
+  if (a.channels_last) return sum_pixels<Term::product>(grad, grad_step, y, y_step, end - begin, a.outputs, out);
   for (int64_t c = begin; c < end; ++c, grad += grad_step, y += y_step)
     static_cast<Sum<T>*>(out)[c - begin] = plane_sum<Term::product>(grad, y, a.pixels);
 }

@@ -31,9 +31,8 @@ void fused_forward(const Params& a, const Forward& f, const Blend& blend, void* 
   };
   const auto finish = [&](int64_t n, const void* scratch) {
     context.finish(z_of(n), scratch);
-    with_sums(a.dtype, [&](auto zero) {
-      divide(static_cast<decltype(zero)*>(z) + n * a.channels, a.channels, a.pixels);
-    });
+    with_sums(a.dtype,
+              [&](auto zero) { divide(static_cast<decltype(zero)*>(z) + n * a.channels, a.channels, a.pixels); });
   };
   if (sample_by_sample(a, place)) {
     run(place, a.batch, a.channels * a.pixels, [&](int64_t begin, int64_t end) {
@@ -55,9 +54,8 @@ void fused_forward(const Params& a, const Forward& f, const Blend& blend, void* 
   run(place, a.batch, context.scratch(), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) finish(n, scratch.at(n * context.scratch()));
   });
-  run(place, a.outputs, a.channels * (1 + a.batch / 4), [&](int64_t begin, int64_t end) {
-    level.blend(a, blend, 0, a.batch, begin, end);
-  });
+  run(place, a.outputs, a.channels * (1 + a.batch / 4),
+      [&](int64_t begin, int64_t end) { level.blend(a, blend, 0, a.batch, begin, end); });
   if (a.pixels == 0) return;
   run(place, a.batch * units, a.channels * a.pixels / units, [&](int64_t begin, int64_t end) {
     each_sample(begin, end, units, [&](int64_t n, int64_t b, int64_t e) { level.pick(a, f, n, b, e); });
@@ -126,9 +124,8 @@ void fused_backward(const Params& a, const Backward& b, const void* grad_p, cons
       });
     }
   }
-  run(place, a.outputs, a.channels * (1 + a.batch / 4), [&](int64_t begin, int64_t end) {
-    level.outer(a, blend, begin, end);
-  });
+  run(place, a.outputs, a.channels * (1 + a.batch / 4),
+      [&](int64_t begin, int64_t end) { level.outer(a, blend, begin, end); });
 }
 
 }  // namespace pix
