@@ -17,6 +17,7 @@ from ._common.checks import positive_int
 from ._common.convert import Swap, brief, walk
 from .dataflow import Step, watch
 from .modules import PiX
+from .sites import Site, squeeze_site, unfit, unfit_for_fewer_channels
 
 MODES = ("squeeze", "downscale", "prune")
 
@@ -91,13 +92,13 @@ def convert(
     def policy(name: str, layer: nn.Module) -> Callable[[], Swap] | str | None:
         if not isinstance(layer, nn.Conv2d):
             return None
-        reason = _unfit(layer, steps.get(layer, []))
+        reason = unfit(layer, steps.get(layer, []))
         if reason:
             return reason
         if mode == "squeeze":
-            site = _squeeze_site(layer, steps, zeta)
-            return site if isinstance(site, str) else partial(_squeeze, layer, steps[layer][0], site, bias, gate)
-        reason = _unfit_for_fewer_channels(layer, steps[layer][0], zeta or 2)
+            site = squeeze_site(layer, steps, zeta)
+            return site if isinstance(site, str) else partial(_squeeze, layer, site, bias, gate)
+        reason = unfit_for_fewer_channels(layer, steps[layer][0], zeta or 2)
         return reason or partial(_reduce, layer, steps[layer], zeta or 2, mode == "prune", bias, gate)
 
     model = walk(model, policy, where=where, inplace=True)
@@ -129,87 +130,18 @@ def _run(model: nn.Module, example: Any) -> tuple[dict[nn.Module, list[Step]], i
     return seen.steps, seen.macs
 
 
-def _unfit(layer: nn.Conv2d, steps: list[Step]) -> str:
-    """Why no mode changes `layer`; empty where one may."""
-    if type(layer) is not nn.Conv2d:
-        return f"{type(layer).__name__} may compute something else than nn.Conv2d"
-    if _has_hooks(layer):
-        return "it has hooks, which would be lost"
-    if not steps:
-        return "it does not run on the example"
-    if any(len(step.shapes[0]) != 4 for step in steps):
-        return "its input is no batch of maps (N, C, H, W)"
-    return ""
-
-
-def _squeeze_site(
-    layer: nn.Conv2d, steps: dict[nn.Module, list[Step]], zeta: int | None
-) -> tuple[nn.Module, ...] | str:
-    """The layers behind `layer` that PiX replaces with it, or why it cannot replace it."""
-    channels, squeezed = layer.in_channels, layer.out_channels
-    if layer.kernel_size != (1, 1) or layer.padding not in ((0, 0), "valid", "same"):
-        return f"kernel {'x'.join(map(str, layer.kernel_size))}: only 1x1 convolutions without padding squeeze"
-    if layer.groups != 1:
-        return f"grouped ({layer.groups} groups)"
-    if channels < squeezed:
-        return "it expands the channels"
-    if channels % squeezed:
-        return "the channels that it reads are no multiple of those that it writes"
-    if zeta is not None and zeta * squeezed != channels:
-        return f"it squeezes by {channels // squeezed}, not by zeta={zeta}"
-    if layer.stride != (1, 1):
-        return f"stride {layer.stride[0]}, which PiX has not"
-    if len(steps[layer]) > 1:
-        return "it runs more than once in a pass"
-    (step,) = steps[layer]
-    if step.shapes[0][2:] == (1, 1):
-        return "its maps are single pixels on the example, where nothing is gained"
-    absorbed, end = [], step
-    for kind in ("is_norm", "is_activation"):
-        if len(end.readers) != 1 or not getattr(end.readers[0], kind):
-            continue
-        (end,) = end.readers
-        if isinstance(end.call, nn.Module) and len(steps[end.call]) == 1:
-            absorbed.append(end.call)
-            if _has_hooks(end.call):
-                return f"the {end.name} that follows it has hooks, which would be lost"
-        elif not (end.is_rectifier and step.inputs and step.inputs[0].is_non_negative):  # that one may stay
-            return f"the {end.name} that follows it runs elsewhere too and cannot be taken out"
-    spatial = [reader.call for reader in end.readers if reader.is_spatial_convolution]
-    if channels == squeezed:
-        mixed = any(not _is_depthwise(reader) for reader in spatial)
-        return tuple(absorbed) if mixed else "it keeps the number of channels, before nothing spatial that mixes them"
-    inverted = any(_is_depthwise(before.call) for before in step.nearest_convolutions)
-    if spatial or inverted or any(reader.is_pooling for reader in end.readers):
-        return tuple(absorbed)
-    return "no spatial convolution or pooling reads it"
-
-
-def _squeeze(layer: nn.Conv2d, step: Step, absorbed: tuple[nn.Module, ...], bias: bool, gate: dict[str, Any]) -> Swap:
+def _squeeze(layer: nn.Conv2d, site: Site, bias: bool, gate: dict[str, Any]) -> Swap:
     zeta = layer.in_channels // layer.out_channels
     new = _pix(layer, layer.in_channels, zeta, bias or layer.bias is not None, gate)
     with torch.no_grad():
         new.weight.copy_(layer.weight)
         if new.bias is not None:
             new.bias.zero_() if layer.bias is None else new.bias.copy_(layer.bias)
-    macs = (prod(step.shapes[1]) * layer.in_channels, step.shapes[0][0] * layer.weight.numel())
-    return Swap(_like(new, layer), "kept", macs, label=f"PiX zeta={zeta}", absorbed=absorbed)
-
-
-def _unfit_for_fewer_channels(layer: nn.Conv2d, step: Step, zeta: int) -> str:
-    """Why `layer` must go on reading all its channels; empty where it need not."""
-    kernel = "x".join(map(str, layer.kernel_size))
-    if max(layer.kernel_size) == 1:
-        return "kernel 1x1: only spatial convolutions are to read fewer channels"
-    if layer.groups > 1:
-        return "depthwise" if _is_depthwise(layer) else f"grouped ({layer.groups} groups)"
-    if not step.nearest_convolutions:
-        return "it reads the image"
-    if step.shapes[1][2:] == (1, 1) and layer.kernel_size == step.shapes[0][2:]:
-        return f"kernel {kernel} covers its maps: a fully connected layer"
-    if layer.in_channels < zeta:
-        return f"{layer.in_channels} channels are fewer than zeta={zeta}"
-    return ""
+    if isinstance(site.kept, nn.ReLU):
+        site.kept.inplace = False  # PiX keeps its result for the backward pass
+    reads, writes = site.step.shapes
+    macs = (prod(writes) * layer.in_channels, reads[0] * layer.weight.numel())
+    return Swap(_like(new, layer), "kept", macs, label=f"PiX zeta={zeta}", absorbed=site.absorbed)
 
 
 def _reduce(layer: nn.Conv2d, steps: list[Step], zeta: int, refit: bool, bias: bool, gate: dict[str, Any]) -> Swap:
@@ -267,15 +199,6 @@ def _like(new: nn.Module, layer: nn.Conv2d) -> nn.Module:
     for parameter in new.parameters():
         parameter.requires_grad_(layer.weight.requires_grad)
     return new
-
-
-def _is_depthwise(call: Any) -> bool:
-    return isinstance(call, nn.Conv2d) and call.groups == call.in_channels > 1
-
-
-def _has_hooks(layer: nn.Module) -> bool:
-    found = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return any(found)
 
 
 def _pad(kernel: Tensor, channels: int) -> Tensor:

@@ -27,6 +27,7 @@ class Step:
     call: Any  # the nn.Module or the function
     inputs: tuple[Step, ...]  # whose results it reads; none where it reads the model's input
     shapes: tuple[tuple[int, ...], tuple[int, ...]]  # of the first tensor that it reads, and that it writes
+    in_place: bool  # whether it changes what it reads
     users: list[Step] = field(default_factory=list)  # that read its result
 
     @property
@@ -106,31 +107,36 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer: nn.Module | None = None  # that is running
         self.steps: list[Step] = []
+        self._layer: nn.Module | None = None  # that is running
+        self._versions: list[int] = []  # of what it reads, before
         self._writers = WeakTensorKeyDictionary()  # a changed tensor belongs to what changed it
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._layer is not None:
+            return func(*args, **(kwargs or {}))
+        arguments = (args, kwargs)
+        versions = _versions(arguments)
         result = func(*args, **(kwargs or {}))
-        if self.layer is None:
-            self._note(func, (args, kwargs), result)
+        self._note(func, arguments, result, versions)
         return result
 
-    def enter(self, layer: nn.Module, args: Any) -> None:
-        if self.layer is None:
-            self.layer = layer
+    def enter(self, layer: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._layer is None:
+            self._layer, self._versions = layer, _versions((args, kwargs))
 
     def leave(self, layer: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-        if self.layer is layer:
-            self.layer = None
-            self._note(layer, (args, kwargs), result)
+        if self._layer is layer:
+            self._layer = None
+            self._note(layer, (args, kwargs), result, self._versions)
 
-    def _note(self, call: Any, arguments: Any, result: Any) -> None:
-        reads, writes = ([t for t in tree_leaves(tree) if isinstance(t, Tensor)] for tree in (arguments, result))
+    def _note(self, call: Any, arguments: Any, result: Any, versions: list[int]) -> None:
+        reads, writes = _tensors(arguments), _tensors(result)
         if not writes:  # a question about a shape, say
             return
         inputs = tuple(dict.fromkeys(self._writers[t] for t in reads if t in self._writers))
-        step = Step(call, inputs, (tuple(reads[0].shape) if reads else (), tuple(writes[0].shape)))
+        shapes = (tuple(reads[0].shape) if reads else (), tuple(writes[0].shape))
+        step = Step(call, inputs, shapes, _versions(arguments) != versions)
         self.steps.append(step)
         for writer in inputs:
             writer.users.append(step)
@@ -147,7 +153,7 @@ def watch(model: nn.Module, *args: Any) -> Pass:
     training = {module: module.training for module in model.modules()}
     watcher, hooks = _Watch(), []
     for layer in _layers(model):
-        hooks.append(layer.register_forward_pre_hook(watcher.enter))
+        hooks.append(layer.register_forward_pre_hook(watcher.enter, with_kwargs=True))
         hooks.append(layer.register_forward_hook(watcher.leave, with_kwargs=True))
     try:
         model.eval()
@@ -178,3 +184,12 @@ def _is_convolution(call: Any) -> bool:
 def _is_norm(module: nn.Module) -> bool:
     """Also one with an activation in it, but not a block of convolution, norm and activation."""
     return "norm" in type(module).__name__.lower() and not any(map(_is_convolution, module.modules()))
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _versions(tree: Any) -> list[int]:
+    """How often each tensor was changed in place so far."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in _tensors(tree)]
