@@ -112,9 +112,15 @@ def _(grad, grad_p, y, z, p, choice, weight, x, zeta, tau, count_short):
 # transposed.
 
 
+def _check_kept(ctx, keep: bool) -> None:
+    if ctx.needs_input_grad[0] and not keep:
+        raise ValueError("keep must be true, as x requires a gradient, which needs the choices.")
+
+
 def _pick_or_mix_setup(ctx, inputs, output):
-    x, p, *ctx.options, _ = inputs
+    x, p, *ctx.options, keep = inputs
     y, choice = output
+    _check_kept(ctx, keep)
     ctx.channels, ctx.layout = x.shape[1], _layout(x)
     ctx.mark_non_differentiable(choice)
     ctx.save_for_backward(y, p, choice if ctx.needs_input_grad[0] else None)
@@ -153,8 +159,9 @@ def _pick_or_mix_backward_grad(ctx, image, gate):
 
 
 def _pix_setup(ctx, inputs, output):
-    x, weight, _, zeta, tau, ctx.l1, count_short, _ = inputs
+    x, weight, _, zeta, tau, ctx.l1, count_short, keep = inputs
     y, z, p, choice = output
+    _check_kept(ctx, keep)
     ctx.options, ctx.layout = (zeta, tau, count_short), _layout(x)
     ctx.mark_non_differentiable(z, choice)
     ctx.set_materialize_grads(False)

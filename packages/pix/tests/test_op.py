@@ -1,4 +1,4 @@
-"""The reference beside the operator's definition written as loops: ties, NaN, infinities, thresholds, short subsets."""
+"""The ops beside their definition written as loops: ties, NaN, infinities, thresholds, short subsets, layouts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from pix import reference
+import pix
+from pix import functional, ops, pick_or_mix, reference
 
 NAN, INF = math.nan, math.inf
 LOWEST = numpy.finfo(numpy.float32).min
+
+
+@pytest.fixture(params=("reference", "native"), autouse=True)
+def backend(request):
+    torch.manual_seed(0)
+    if request.param == "native" and ops.backends.why["cpu"]:
+        pytest.skip(ops.backends.why["cpu"])
+    with pix.use_backend(request.param):
+        yield request.param
 
 
 def loops(x, p, grad, zeta, tau, count_short=False):
@@ -41,30 +51,27 @@ def loops(x, p, grad, zeta, tau, count_short=False):
 
 
 def compare(x: Tensor, p: Tensor, zeta: int, tau: float = 0.5, count_short: bool = False) -> None:
-    """All parts: by autograd, and by the kernels of the ops; to the bit but for dp, a sum over pixels."""
+    """All parts, to the bit but for dp, a sum over pixels; the reference by autograd too."""
     grad = torch.randn(x.shape[0], p.shape[1], *x.shape[2:], dtype=x.dtype)
     with numpy.errstate(all="ignore"):
-        y, choice, grad_x, grad_p = map(
-            torch.from_numpy, loops(x.numpy(), p.numpy(), grad.numpy(), zeta, tau, count_short)
-        )
+        parts = loops(x.numpy(), p.numpy(), grad.numpy(), zeta, tau, count_short)
+    y, choice, grad_x, grad_p = map(torch.from_numpy, parts)
+    kept, chosen = torch.ops.pix.pick_or_mix(x, p, zeta, tau, count_short, True)
+    by_op = torch.ops.pix.pick_or_mix_backward(grad, kept, p, chosen, x.shape[1], zeta, tau, count_short)
     leaves = x.clone().requires_grad_(), p.clone().requires_grad_()
     out = reference.pick_or_mix(*leaves, zeta, tau, count_short=count_short)
     by_autograd = torch.autograd.grad(out, leaves, grad)
-    kept, chosen = reference.forward(x, p, zeta, tau, count_short, True)
-    by_kernel = reference.backward(grad, kept, p, chosen, x.shape[1], zeta, tau, count_short)
     exact = {"rtol": 0, "atol": 0, "equal_nan": True}
     close = {"rtol": 1e-4 if x.dtype == torch.float32 else 1e-10, "atol": 1e-5, "equal_nan": True}
-    torch.testing.assert_close(out.detach(), y, **exact)
-    assert torch.equal(kept.nan_to_num(), y.nan_to_num())
+    for actual in (kept, out.detach()):
+        torch.testing.assert_close(actual, y, **exact)
     assert torch.equal(chosen.long(), choice)
-    torch.testing.assert_close(by_kernel[0], grad_x, **exact)
-    torch.testing.assert_close(
-        by_autograd[0], grad_x, equal_nan=True, rtol=1e-6, atol=0
-    )  # p * (g / zeta) in the latter
+    torch.testing.assert_close(by_op[0], grad_x, **exact)
+    torch.testing.assert_close(by_autograd[0], grad_x, equal_nan=True, rtol=1e-6, atol=0)  # p * (g / zeta) there
     torch.testing.assert_close(by_autograd[1], grad_p, **close)
-    finite = (p != 0) & kept.isfinite().all(3).all(2)
-    torch.testing.assert_close(by_kernel[1][finite], grad_p[finite], **close)
-    assert (by_kernel[1][p == 0] == 0).all()
+    told = (p != 0) & kept.isfinite().all(3).all(2)  # gates whose gradient y can tell
+    torch.testing.assert_close(by_op[1][told], grad_p[told], **close)
+    assert (by_op[1][p == 0] == 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -85,13 +92,20 @@ def test_equals_loops(dtype, channels, zeta):
 def test_more_members_than_a_byte_numbers():
     x = torch.randn(2, 600, 2, 2)
     compare(x, torch.tensor([[0.2, 0.3], [0.7, 0.1]]), 300)
-    assert reference.forward(x, torch.rand(2, 2), 300, 0.5, False, True)[1].dtype == torch.int32
-    assert reference.forward(x, torch.rand(2, 3), 256, 0.5, False, True)[1].dtype == torch.uint8
+    for zeta, dtype in ((256, torch.uint8), (257, torch.int32), (300, torch.int32)):
+        outputs = -(-600 // zeta)
+        assert torch.ops.pix.pick_or_mix(x, torch.rand(2, outputs), zeta, 0.5, False, True)[1].dtype == dtype
+
+
+def test_any_number_of_channels_per_output():
+    compare(torch.randn(2, 5, 2, 2), torch.tensor([[0.2], [0.7]]), 1000)
+    compare(torch.randn(2, 5, 2, 2), torch.tensor([[0.2], [0.7]]), 10**6, count_short=True)
 
 
 def test_the_first_of_equal_channels_wins():
     compare(torch.randint(-1, 2, (4, 12, 3, 3)).double(), torch.rand(4, 3, dtype=torch.float64), 4)
     compare(torch.zeros(1, 4, 2, 2), torch.full((1, 1), 0.25), 4)
+    compare(torch.tensor([-0.0, 0.0])[None, :, None, None], torch.full((1, 1), 0.25), 2)
 
 
 @pytest.mark.parametrize("gate", [0.25, 0.75])
@@ -119,7 +133,7 @@ def test_numbers_that_are_none_and_infinities(pixel, gate, dtype):
 def test_the_scan_starts_at_the_least_float_in_float64_too():
     x = torch.tensor([-1e300, -1e200], dtype=torch.float64)[None, :, None, None]
     compare(x, torch.tensor([[0.25]], dtype=torch.float64), 2)
-    assert reference.pick_or_mix(x, torch.ones(1, 1).double(), 2, 2.0).item() == LOWEST
+    assert pick_or_mix(x, torch.ones(1, 1).double(), 2, 2.0).item() == LOWEST
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.1, 0.5, 0.7, 1.0, 1.5, -INF, INF])
@@ -138,78 +152,91 @@ def test_thresholds(tau):
 def test_gates_that_are_no_numbers_mix():
     x, p = torch.randn(1, 4, 2, 2), torch.tensor([[NAN, 0.2]])
     compare(x, p, 2)
-    assert reference.pick_or_mix(x, p, 2)[:, 0].isnan().all()
+    assert pick_or_mix(x, p, 2)[:, 0].isnan().all()
 
 
-def test_sizes_without_elements():
-    for shape in ((0, 5, 3, 3), (2, 5, 0, 3), (2, 5, 3, 0)):
-        y, choice = reference.forward(torch.empty(shape), torch.rand(shape[0], 3), 2, 0.5, False, True)
-        assert y.shape == choice.shape == (shape[0], 3, *shape[2:])
-        grad_x, grad_p = reference.backward(y, y, torch.rand(shape[0], 3), choice, 5, 2, 0.5, False)
-        assert grad_x.shape == shape
-        assert torch.equal(grad_p, torch.zeros(shape[0], 3))
+@pytest.mark.parametrize("shape", [(0, 5, 3, 3), (2, 5, 0, 3), (2, 5, 3, 0)], ids=str)
+def test_sizes_without_elements(shape):
+    x, weight = torch.empty(shape, requires_grad=True), torch.randn(3, 5, requires_grad=True)
+    p = torch.rand(shape[0], 3, requires_grad=True)
+    y = pick_or_mix(x, p, 2)
+    assert y.shape == (shape[0], 3, *shape[2:])
+    grads = torch.autograd.grad(y.sum(), (x, p))
+    assert grads[0].shape == shape
+    assert torch.equal(grads[1], torch.zeros(shape[0], 3))
+    y = functional.pix(x, weight, zeta=2)
+    assert y.shape == (shape[0], 3, *shape[2:])
+    grads = torch.autograd.grad(y.sum(), (x, weight))
+    assert grads[0].shape == shape
+    assert shape[0] or torch.equal(grads[1], torch.zeros(3, 5))  # the mean of no pixels is nan, as torch's
 
 
 @pytest.mark.parametrize("l1", [False, True], ids=["mean", "l1"])
-@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("biased", [False, True], ids=["no bias", "bias"])
 def test_the_layer_is_its_parts(l1, biased):
     x, weight = torch.randn(3, 7, 4, 5).double(), torch.randn(4, 7).double()
     bias = torch.randn(4).double() if biased else None
-    y, z, p, choice = reference.pix_forward(x, weight, bias, 2, 0.5, l1, False, True)
+    y, z, p, choice = torch.ops.pix.pix(x, weight, bias, 2, 0.5, l1, False, True)
     context = numpy.abs(x.numpy()) if l1 else x.numpy()
     logits = numpy.einsum("nihw,oi->no", context, weight.numpy()) / 20 + (0 if bias is None else bias.numpy())
     torch.testing.assert_close(z, torch.from_numpy(context.mean((2, 3))))
     torch.testing.assert_close(p, torch.from_numpy(1 / (1 + numpy.exp(-logits))))
     wanted = loops(x.numpy(), p.numpy(), y.numpy(), 2, 0.5)
-    torch.testing.assert_close(y, torch.from_numpy(wanted[0]))
+    assert torch.equal(y, torch.from_numpy(wanted[0]))
     assert torch.equal(choice.long(), torch.from_numpy(wanted[1]))
-
-
-@pytest.mark.parametrize("l1", [False, True], ids=["mean", "l1"])
-@pytest.mark.parametrize("gate_used", [False, True])
-def test_the_layers_backward_is_what_autograd_finds(l1, gate_used):
-    leaves = [torch.randn(s).double().requires_grad_() for s in ((3, 7, 4, 5), (4, 7), (4,))]
-    y, z, p, choice = reference.pix_forward(*leaves, 2, 0.5, l1, True, True)
-    upstream = [torch.randn_like(y), torch.randn_like(p) if gate_used else torch.zeros_like(p)]
-    wanted = torch.autograd.grad((y, p), leaves, upstream)
-    actual = reference.pix_backward(
-        upstream[0],
-        upstream[1] if gate_used else None,
-        y,
-        z,
-        p,
-        choice,
-        leaves[1],
-        leaves[0] if l1 else None,
-        2,
-        0.5,
-        True,
-    )
-    torch.testing.assert_close(actual, wanted)
-
-
-def test_a_gate_of_zero_costs_the_layer_nothing():
-    """sigmoid(-1000) is 0, and no gradient is lost by a division by it."""
-    x, weight, bias = torch.randn(1, 4, 3, 3), torch.randn(2, 4), torch.tensor([-1000.0, 0.1])
-    y, z, p, choice = reference.pix_forward(x, weight, bias, 2, 0.5, False, False, True)
-    assert p[0, 0] == 0
-    grads = reference.pix_backward(torch.ones_like(y), None, y, z, p, choice, weight, None, 2, 0.5, False)
-    assert all(grad.isfinite().all() for grad in grads)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_rounded_once(dtype):
-    x, p = torch.randn(2, 9, 3, 3).to(dtype), torch.rand(2, 3)
-    y, choice = reference.forward(x, p, 3, 0.5, False, True)
-    wide, wide_choice = reference.forward(x.float(), p, 3, 0.5, False, True)
-    assert y.dtype == dtype
-    assert torch.equal(y, wide.to(dtype))
-    assert torch.equal(choice, wide_choice)
+    x, weight, p = torch.randn(2, 9, 3, 3).to(dtype), torch.randn(3, 9).to(dtype), torch.rand(2, 3)
+    assert torch.equal(pick_or_mix(x, p, 3), pick_or_mix(x.float(), p, 3).to(dtype))
+    y, gates = functional.pix_and_gates(x, weight, zeta=3)
+    wide, wide_gates = functional.pix_and_gates(x.float(), weight.float(), zeta=3)
+    assert (y.dtype, gates.dtype) == (dtype, torch.float32)
+    torch.testing.assert_close(gates, wide_gates)
+    torch.testing.assert_close(y, wide.to(dtype))
 
 
-def test_results_lie_as_the_input():
-    x, p = torch.randn(2, 8, 3, 4), torch.rand(2, 4)
-    for fmt in (torch.contiguous_format, torch.channels_last):
-        y, choice = reference.forward(x.contiguous(memory_format=fmt), p, 2, 0.5, False, True)
-        grad_x, _ = reference.backward(y, y, p, choice, 8, 2, 0.5, False)
-        assert all(t.is_contiguous(memory_format=fmt) for t in (y, choice, grad_x))
+def test_decisions_do_not_depend_on_half_precision():
+    """sigmoid(-1e-3) is 0.5 in bfloat16, which mixes; the layer picks."""
+    x, weight = torch.tensor([1.0, -1.0]).bfloat16()[None, :, None, None], torch.full((1, 2), 0.5).bfloat16()
+    y = functional.pix(x, weight, torch.tensor([-1e-3]).bfloat16(), zeta=2)
+    assert y.item() == 0.5
+
+
+def test_gates_in_half_precision_and_as_images():
+    x = torch.randn(2, 6, 4, 5, dtype=torch.bfloat16)
+    p = torch.rand(2, 3, 1, 1, dtype=torch.bfloat16, requires_grad=True)
+    y = pick_or_mix(x, p, 2)
+    assert torch.equal(y, pick_or_mix(x, p[:, :, 0, 0].float(), 2))
+    y.sum().backward()
+    assert (p.grad.shape, p.grad.dtype) == (p.shape, torch.bfloat16)
+
+
+@pytest.mark.parametrize("channels", [2, 8])
+@pytest.mark.parametrize("size", [(3, 4), (1, 1)], ids=str)
+def test_results_lie_as_the_input(channels, size):
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, channels, *size).contiguous(memory_format=layout).requires_grad_()
+        weight = torch.randn(channels // 2, channels)
+        for y in (pick_or_mix(x, torch.rand(2, channels // 2), 2), functional.pix(x, weight, zeta=2)):
+            assert y.is_contiguous(memory_format=layout)
+            for other in (torch.contiguous_format, torch.channels_last):
+                (grad,) = torch.autograd.grad(y, x, y.detach().contiguous(memory_format=other), retain_graph=True)
+                assert grad.is_contiguous(memory_format=layout)
+
+
+def test_counted_products_are_those_of_the_blend():
+    x, weight = torch.randn(2, 8, 6, 6, requires_grad=True), torch.randn(2, 8, requires_grad=True)
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        y = functional.pix(x, weight, zeta=4)
+    assert counter.get_total_flops() == 2 * 2 * 8 * 2
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        y.sum().backward()
+    assert counter.get_total_flops() == 2 * 2 * 2 * 8 * 2
+
+
+def test_all_sides_define_the_same_schemas():
+    for name, schema in ops.SCHEMAS.items():
+        defined = getattr(torch.ops.pix, name).default._schema
+        assert str(defined) == str(torch._C.parse_schema(f"pix::{name}{schema}"))
