@@ -13,12 +13,12 @@ struct Summand {
   Vector<T, Width> first, second;
 
   __device__ void load(const Params& p, long long at) {
-    first = neighbours<T, Width>(p.grad ? p.grad : p.x, at);
-    if (p.grad) second = neighbours<T, Width>(p.y, at);
+    first = neighbours<T, Width>(p.product ? p.grad : p.x, at);
+    if (p.product) second = neighbours<T, Width>(p.y, at);
   }
   __device__ A operator()(const Params& p, int w) const {
     const A value = widen(first.value[w]);
-    if (p.grad) return value * widen(second.value[w]);
+    if (p.product) return value * widen(second.value[w]);
     return p.absolute && value < 0 ? -value : value;
   }
 };
@@ -30,7 +30,7 @@ template <typename T, int Width>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>) sum_planes(const Params p) {
   using A = Accumulator<T>;
   constexpr int kCount = kSummands<Width>;
-  const int channels = p.grad ? p.outputs : p.channels;
+  const int channels = p.product ? p.outputs : p.channels;
   const Team t(p, channels, Width);
   const long long plane = (static_cast<long long>(t.image) * channels + t.channel) * p.pixels;
   A sum[kCount] = {};
@@ -59,7 +59,7 @@ template <typename T, int Width>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>) sum_pixels(const Params p) {
   using A = Accumulator<T>;
   constexpr int kCount = kSummands<Width>;
-  const int channels = p.grad ? p.outputs : p.channels;
+  const int channels = p.product ? p.outputs : p.channels;
   const Columns t(p, channels / Width);
   const long long image = static_cast<long long>(t.image) * p.pixels;
   A sum[Width] = {};

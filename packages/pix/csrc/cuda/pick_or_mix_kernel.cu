@@ -70,7 +70,7 @@ int64_t column_blocks(const Params& p, int64_t items) {
   return ceil_ratio(items, p.columns) * p.batch * static_cast<int64_t>(p.pieces);
 }
 
-int64_t summed_channels(const Params& p) { return p.grad ? p.outputs : p.channels; }
+int64_t summed_channels(const Params& p) { return p.product ? p.outputs : p.channels; }
 
 // Items of a pixel in `pick` and `scatter`.
 int64_t subset_items(const Params& p, int64_t bytes) { return p.outputs / subsets_of(p.width, bytes); }

@@ -12,7 +12,7 @@ namespace pix::maps {
 //   finish   reads partial, gates                    writes grad_gates
 struct Params {
   const void* x;      // C channels; of scatter: for its signs, or null
-  const void* grad;   // C' channels; of sums: null if x is what to add up
+  const void* grad;   // C' channels
   void* y;            // C' channels
   const void* gates;  // (N, C')
   void* choice;       // C' channels of bytes, or of ints if `wide`; of pick: or null
@@ -20,8 +20,9 @@ struct Params {
   const void* shift;  // (N, C), added to all pixels of grad_x, times the sign of x where that is given; or null
   void* partial;      // (N, pieces, channels): sums of the pixels of a piece
   void* grad_gates;   // (N, C'); of scatter: null if not wanted
-  int batch, channels, outputs, pixels;   // N, C, C', H * W
-  int zeta, count_short, wide, absolute;  // absolute: sums adds up |x|
+  int batch, channels, outputs, pixels;  // N, C, C', H * W
+  int zeta, count_short, wide;
+  int product, absolute;  // whether sums adds up grad * y, or else |x|
   float tau;
   // The plan. Channels first, threads run along the pixels of a plane; channels last, along the channels of a pixel.
   int width;    // channels first: neighbours that a thread reads at once; last: of sums likewise, else zeta or 0: any

@@ -79,6 +79,7 @@ std::tuple<Tensor, Tensor, Tensor> layer_backward(const Tensor& grad, std::optio
   maps::Params sums = params;
   sums.x = sums.grad_x = nullptr;
   sums.choice = nullptr;
+  sums.product = true;
   maps::plan_sums(&sums, dtype, up.last);
   const Tensor partial = partial_of(grad, sums.outputs, &sums);
   if (sums.batch > 0) maps::launch_sums(sums, dtype, up.last, stream);
