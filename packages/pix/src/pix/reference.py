@@ -129,7 +129,7 @@ def gates(
     """z and p of the layer; dimensions before those of all arguments are theirs alone."""
     image = wide(x)
     z = (image.abs() if l1 else image).mean((-2, -1))
-    logits = _product(z, wide(weight).mT)
+    logits = _product(z, wide(weight).transpose(-1, -2))
     return z, torch.sigmoid(logits if bias is None else logits + wide(bias)[..., None, :])
 
 
@@ -149,7 +149,7 @@ def context_gradient(
 
 def parameter_gradients(grad_logits: Tensor, z: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """dweight (..., C', C) and dbias (..., C')."""
-    return _product(grad_logits.mT, z).to(dtype), grad_logits.sum(-2).to(dtype)
+    return _product(grad_logits.transpose(-1, -2), z).to(dtype), grad_logits.sum(-2).to(dtype)
 
 
 def float32(tau: float) -> float:
