@@ -399,7 +399,7 @@ def test_pix_cifar_smoke_downscales(tmp_path):
 
 
 def test_pix_latency_smoke_stands_beside_the_paper(tmp_path):
-    arguments = ["--smoke", "--side", 32, "--seconds", 0.01, "--ways", "eager", "exported", "training"]
+    arguments = ["--smoke", "--side", 64, "--seconds", 0.01, "--ways", "eager", "exported", "training"]
     done = run("pix/latency", *arguments, "--out", tmp_path, "--device", "cpu")
     assert done.stdout == (tmp_path / "latency.md").read_text()
     rows = [line for line in done.stdout.splitlines() if line.startswith("| 1 |")]
