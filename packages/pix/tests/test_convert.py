@@ -394,7 +394,7 @@ def test_where_narrows_the_choice(where):
     converted = convert(net, where=where, example_input=images())
     assert swapped(converted) == ["b.conv1"] and reasons(converted)["a.conv1"] == "not selected by where"
     assert type(converted.a.bn1) is nn.BatchNorm2d and type(converted.b.bn1) is nn.Identity
-    with pytest.raises(ValueError, match="selects none of the 2 layers that fit, such as 'a.conv1', 'b.conv1'"):
+    with pytest.raises(ValueError, match=r"selects none of the 2 layers that fit, such as 'a\.conv1', 'b\.conv1'"):
         convert(net, where="^c", example_input=images())
 
 
@@ -407,17 +407,18 @@ def test_report_travels_with_the_model():
 
 
 def test_example_is_made_or_given():
-    class Sized(Bottleneck):
-        pretrained_cfg = {"input_size": (3, 20, 24)}
-        seen: list = []
+    seen = []
 
+    class Sized(Bottleneck):
         def forward(self, x, *more):
-            self.seen.append((x.shape, *more))
+            seen.append((x.shape, *more))
             return super().forward(x)
 
-    convert(Sized())
-    convert(Sized(), example_input=(images(), 5))
-    assert Sized.seen == [((1, 3, 20, 24),), ((2, 3, 12, 12), 5)]
+    net = Sized()
+    net.pretrained_cfg = {"input_size": (3, 20, 24)}
+    convert(net)
+    convert(net, example_input=(images(), 5))
+    assert seen == [((1, 3, 20, 24),), ((2, 3, 12, 12), 5)]
     assert convert(nn.Sequential(conv(1, 4, 3))).convert_report.macs == (224 * 224 * 4 * 9,) * 2
 
 
