@@ -32,7 +32,7 @@ def calls(monkeypatch):
 
 @needs_native
 def test_use_backend_as_statement_and_as_context(calls):
-    layer, x = PiX(8, 2), torch.randn(1, 8, 5, 5)
+    layer, x = PiX(8, 2), torch.randn(1, 8, 5, 5, requires_grad=True)
     native = layer(x)
     assert calls == []
     with use_backend("reference"):

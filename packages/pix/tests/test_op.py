@@ -51,7 +51,10 @@ def loops(x, p, grad, zeta, tau, count_short=False):
 
 
 def compare(x: Tensor, p: Tensor, zeta: int, tau: float = 0.5, count_short: bool = False) -> None:
-    """All parts, to the bit but for dp, a sum over pixels; the reference by autograd too."""
+    """All parts; the reference by autograd too.
+
+    dp, a sum over pixels, differs by its order, the rest not at all, or by the last digit if `zeta` is no power of two.
+    """
     grad = torch.randn(x.shape[0], p.shape[1], *x.shape[2:], dtype=x.dtype)
     with numpy.errstate(all="ignore"):
         parts = loops(x.numpy(), p.numpy(), grad.numpy(), zeta, tau, count_short)
@@ -61,13 +64,14 @@ def compare(x: Tensor, p: Tensor, zeta: int, tau: float = 0.5, count_short: bool
     leaves = x.clone().requires_grad_(), p.clone().requires_grad_()
     out = reference.pick_or_mix(*leaves, zeta, tau, count_short=count_short)
     by_autograd = torch.autograd.grad(out, leaves, grad)
-    exact = {"rtol": 0, "atol": 0, "equal_nan": True}
+    digit = 0 if zeta.bit_count() == 1 and not count_short else 2 * torch.finfo(x.dtype).eps
+    exact = {"rtol": digit, "atol": 0, "equal_nan": True}
     close = {"rtol": 1e-4 if x.dtype == torch.float32 else 1e-10, "atol": 1e-5, "equal_nan": True}
     for actual in (kept, out.detach()):
         torch.testing.assert_close(actual, y, **exact)
     assert torch.equal(chosen.long(), choice)
     torch.testing.assert_close(by_op[0], grad_x, **exact)
-    torch.testing.assert_close(by_autograd[0], grad_x, equal_nan=True, rtol=1e-6, atol=0)  # p * (g / zeta) there
+    torch.testing.assert_close(by_autograd[0], grad_x, **exact)
     torch.testing.assert_close(by_autograd[1], grad_p, **close)
     told = (p != 0) & kept.isfinite().all(3).all(2)  # gates whose gradient y can tell
     torch.testing.assert_close(by_op[1][told], grad_p[told], **close)
@@ -182,7 +186,7 @@ def test_the_layer_is_its_parts(l1, biased):
     torch.testing.assert_close(z, torch.from_numpy(context.mean((2, 3))))
     torch.testing.assert_close(p, torch.from_numpy(1 / (1 + numpy.exp(-logits))))
     wanted = loops(x.numpy(), p.numpy(), y.numpy(), 2, 0.5)
-    assert torch.equal(y, torch.from_numpy(wanted[0]))
+    torch.testing.assert_close(y, torch.from_numpy(wanted[0]), rtol=0, atol=0)
     assert torch.equal(choice.long(), torch.from_numpy(wanted[1]))
 
 

@@ -8,7 +8,8 @@ number p[n, c] per sample and output channel:
     y[n, c, h, w] = p[n, c] * sum_{i in S(c)} x[n, i, h, w] / zeta   elsewhere, also where p is no number: mix
 
 As in the authors' kernels, the maximum starts at -FLT_MAX, so that it is never NaN, and belongs to the first of equal
-channels; a short subset counts as a full one unless `count_short`; tau is rounded to float32. The layer finds p by
+channels; a short subset counts as a full one unless `count_short`; tau is rounded to float32. They divide by zeta at
+every pixel, here p is divided: the same for powers of two, else up to the last digit. The layer finds p by
 
     z[n, i] = mean_{h, w} x[n, i, h, w],    p = sigmoid(z weight^T + bias)
 
@@ -66,7 +67,7 @@ def forward(
     pick = gate < float32(tau)
     largest, position = _largest(image, zeta)
     total = sum(_subsets(image, zeta, 0).unbind(2))
-    y = gate * torch.where(pick, largest, total) / _shares(pick, x.shape[1], zeta, count_short).to(p.dtype)
+    y = gate / _shares(pick, x.shape[1], zeta, count_short) * torch.where(pick, largest, total)
     if not keep:
         return _like(y, x), x.new_empty(0, dtype=torch.uint8)
     return _like(y, x), _like(torch.where(pick, position, 0), x, choice_dtype(zeta))
@@ -194,7 +195,7 @@ def _grad_x(
     """p * grad at the chosen channel of a picked pixel, p * grad / zeta at all channels of a mixed one."""
     gate = p[:, :, None, None]
     pick = gate < float32(tau)
-    share = gate * wide(grad) / _shares(pick, channels, zeta, count_short).to(p.dtype)
+    share = gate / _shares(pick, channels, zeta, count_short) * wide(grad)
     positions = torch.arange(min(zeta, channels), device=grad.device)[:, None, None]
     taken = (choice[:, :, None] == positions) | ~pick[:, :, None]
     return torch.where(taken, share[:, :, None], 0).flatten(1, 2)[:, :channels]
@@ -207,7 +208,7 @@ def collect(
     pick = (p < float32(tau))[:, :, None, None]
     subsets = _subsets(x, zeta, 0)
     chosen = subsets.gather(2, choice.long()[:, :, None])[:, :, 0]
-    return torch.where(pick, chosen, subsets.sum(2)) / _shares(pick, x.shape[1], zeta, count_short).to(p.dtype)
+    return torch.where(pick, chosen, subsets.sum(2)) / _shares(pick, x.shape[1], zeta, count_short)
 
 
 def _shares(pick: Tensor, channels: int, zeta: int, count_short: bool) -> Tensor:  # (N, C', 1, 1)
