@@ -6,6 +6,7 @@ Nothing here says how fast the kernels are, and nothing replaces `-m gpu` (see c
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import math
 import sys
@@ -239,16 +240,16 @@ def test_drawn_cases(kernels, dtype):
 @pytest.mark.parametrize("zeta", [2, 3, 4])
 def test_a_sample_has_the_same_gates_in_any_batch(kernels, monkeypatch, zeta, layout):
     """To the bit, whichever plan the size of the batch leads to: else a decision could depend on other images."""
-    x, weight = draw((9, 36, 5, 5), torch.float32, layout), draw((1, 1, 36 // zeta, 36), torch.float32, seed=3)[0, 0]
+    x, weight = draw((9, 36, 50, 48), torch.float32, layout), draw((1, 1, 36 // zeta, 36), torch.float32, seed=3)[0, 0]
     whole = kernels.pix(x, weight, None, zeta, 0.5, False, False, True)
     for wanted in (1, 4, 1024):  # tiles of four, two and one
         monkeypatch.setattr(gates, "WARPS_WANTED", wanted)
+        monkeypatch.setattr(maps, "BLOCKS_WANTED", wanted)
         for i in (0, 8):
             alone = kernels.pix(x[i : i + 1], weight, None, zeta, 0.5, False, False, True)
             assert all(torch.equal(a, b[i : i + 1]) for a, b in zip(alone, whole))
-        assert all(
-            torch.equal(a, b) for a, b in zip(kernels.pix(x, weight, None, zeta, 0.5, False, False, True), whole)
-        )
+        again = kernels.pix(x, weight, None, zeta, 0.5, False, False, True)
+        assert all(torch.equal(a, b) for a, b in zip(again, whole))
 
 
 @layouts
@@ -425,15 +426,19 @@ def test_the_library_launches_as_python_does(kernels, libraries, monkeypatch, la
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("numbers", ["normal", "integers"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:])
-def test_the_contract_holds(kernels, monkeypatch, dtype):
+def test_the_contract_holds(kernels, monkeypatch, dtype, numbers):
     """All samples of tests/contract, in all layouts, forward and backward, through the public functions."""
     monkeypatch.syspath_prepend(EMULATOR.parents[1] / "contract")
     contract = importlib.import_module("contract")
-    called = set()
+    draw_sample, called = getattr(contract, numbers), set()
 
     def kernel(name):
         return lambda *args: called.add(name) or getattr(kernels, name)(*args)
+
+    def upstream(out):
+        return draw_sample(1)(*out.shape).to(dtype)
 
     for name in ops.SCHEMAS:  # kernels of CPU tensors too
         monkeypatch.setitem(ops.KERNELS, name, kernel(name))
@@ -442,23 +447,23 @@ def test_the_contract_holds(kernels, monkeypatch, dtype):
             if op.package is not pix:
                 continue
             image = op.differentiable[0]
-            for name, sample in op.samples(contract.normal()).items():
+            for name, sample in op.samples(draw_sample()).items():
+                if numbers == "integers" and not op.exact(sample):
+                    continue
                 inputs = contract.convert(sample, "cpu", dtype)
                 wide = {
                     key: value.double() if key in op.differentiable and value is not None else value
                     for key, value in inputs.items()
                 }
-                expected = contract.with_gradients(op, op.reference, wide, lambda out: upstream(out, dtype).double())
+                expected = contract.with_gradients(op, op.reference, wide, lambda out: upstream(out).double())
                 for layout, lay_out in contract.LAYOUTS.items():
                     given = {**inputs, image: lay_out(inputs[image])}
-                    got = contract.with_gradients(op, op.function, given, lambda out: upstream(out, dtype))
-                    contract.assert_close(got, expected, *op.tolerances[dtype], of=f"{op} {name} {layout}")
-    assert called == set(ops.SCHEMAS)
-
-
-def upstream(out, dtype):
-    """The gradient of an output: the same numbers for the same shape."""
-    return torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+                    got = contract.with_gradients(op, op.function, given, upstream)
+                    tolerance = functools.partial(op.tolerance, dtype=dtype)
+                    contract.assert_close(got, expected, tolerance, of=f"{op} {name} {layout}")
+                    if numbers == "integers":
+                        assert all(torch.equal(t, expected[part].to(dtype)) for part, t in got.items())
+    assert called == set(ops.SCHEMAS) or numbers == "integers"
 
 
 def drawing(seed):

@@ -68,7 +68,7 @@ def same_every_time(function):
 @lasts
 @shapes
 def test_pick_or_mix(shape, zeta, last, dtype):
-    n, c, h, w = shape
+    n, c = shape[:2]
     outputs = -(-c // zeta)
     x, p = draw(*shape, dtype=dtype, last=last), draw_gates(n, outputs, dtype)
     y, choice = same_every_time(lambda: op.pick_or_mix(x, p, zeta, 0.5, False, True))
@@ -88,7 +88,7 @@ def test_pick_or_mix(shape, zeta, last, dtype):
 @pytest.mark.parametrize("l1", [False, True], ids=["mean", "l1"])
 @shapes
 def test_pix(shape, zeta, l1, last, dtype):
-    n, c, h, w = shape
+    c = shape[1]
     outputs = -(-c // zeta)
     x, weight, bias = draw(*shape, dtype=dtype, last=last), draw(outputs, c, dtype=dtype), draw(outputs, dtype=dtype)
     y, z, p, choice = same_every_time(lambda: op.pix(x, weight, bias, zeta, 0.5, l1, False, True))
@@ -110,7 +110,7 @@ def test_pix(shape, zeta, l1, last, dtype):
         agree(a, b, dtype)
     # A sample's gates, and so its decisions, do not depend on the batch it is in.
     alone = op.pix(x[-1:], weight, bias, zeta, 0.5, l1, False, True)
-    assert all(torch.equal(a, b[-1:]) for a, b in zip(alone[2:], (p, choice))) or last or n * outputs < 1024
+    assert all(torch.equal(a, b[-1:]) for a, b in zip(alone[2:], (p, choice)))
 
 
 @lasts
@@ -137,7 +137,7 @@ def test_more_than_two_to_the_31_elements(zeta, last):
     torch.testing.assert_close(grad_p[-1:], wanted[1], rtol=1e-5, atol=1e-5 * wanted[1].abs().max().item())
     del grad_x, grad_p, y, choice
     weight = torch.randn(outputs, c, device="cuda").half()
-    y, z, p, choice = op.pix(x, weight, None, zeta, 0.5, False, False, True)
+    y, z, p, _ = op.pix(x, weight, None, zeta, 0.5, False, False, True)
     torch.testing.assert_close(z[-1], x[-1].float().mean((1, 2)), rtol=1e-3, atol=1e-4)
     again = op.pick_or_mix(x[-1:], p[-1:], zeta, 0.5, False, True)
     assert torch.equal(y[-1:], again[0]) and not z[:-1].any() and not y[:-1].any()

@@ -11,14 +11,16 @@ using leanconv::even_part;
 using leanconv::launch;
 using leanconv::with_dtype;
 
-constexpr int64_t kBlocksWanted = 1024;  // the same on every GPU: sums must not depend on it
+constexpr int64_t kBlocksWanted = 1024;
 constexpr int64_t kMaxCount = 1 << 30;
-constexpr int64_t kMaxPieces = 64;  // that somebody adds up
-constexpr int64_t kMaxReads = 8;    // of a thread, where there is nothing to add up
-constexpr int64_t kMaxColumns = 64;
-constexpr int64_t kMaxOneWarp = 1024;  // reads in a plane of a warp, where there are many planes
-constexpr int64_t kMaxAlone = 256;     // and where there are few
-constexpr int64_t kMaxAligned = 16;    // bytes
+constexpr int64_t kMaxPieces = 64;      // that somebody adds up
+constexpr int64_t kMaxReads = 8;        // of a thread
+constexpr int64_t kMaxColumns = 64;     // of a block
+constexpr int64_t kMaxSumColumns = 32;  // of a block that has rows to add up
+constexpr int64_t kMaxOneWarp = 1024;   // reads in a plane of a warp, where there are many planes
+constexpr int64_t kMaxAlone = 256;      // and where there are few
+constexpr int64_t kMaxSummed = 512;     // and of a sum
+constexpr int64_t kMaxAligned = 16;     // bytes
 
 int64_t address_of(const void* data) { return reinterpret_cast<int64_t>(data); }
 
@@ -30,24 +32,38 @@ bool aligned(const Params& p, int64_t width, int64_t bytes) {
 
 // Blocks that share the pixels of an image: `units` blocks would do without, each of which covers `step` reads at once.
 int64_t pieces_of(int64_t units, int64_t reads, int64_t step, bool sums) {
-  const int64_t least = sums ? 1 : ceil_ratio(reads, kMaxReads * step);
+  const int64_t wanted = std::max(ceil_ratio(reads, kMaxReads * step), kBlocksWanted / std::max<int64_t>(units, 1));
   const int64_t most = sums ? std::min(ceil_ratio(reads, step), kMaxPieces) : ceil_ratio(reads, step);
-  return std::max<int64_t>(std::min(std::max(least, kBlocksWanted / std::max<int64_t>(units, 1)), most), 1);
+  return std::max<int64_t>(std::min(wanted, most), 1);
 }
 
-void plan_planes(Params* params, DType dtype, int64_t channels, bool sums) {
-  Params& p = *params;
-  const int64_t bytes = bytes_of(dtype), planes = p.batch * channels;
-  p.width = 1;
+// The same for sums of which decisions are made: it must not depend on the batch.
+int64_t sum_pieces(int64_t reads, int64_t step) {
+  return std::max<int64_t>(std::min(ceil_ratio(reads, kMaxReads * step), kMaxPieces), 1);
+}
+
+// Neighbours that a thread reads in a plane.
+int64_t plane_width(const Params& p, int64_t bytes) {
   for (const int64_t width : {bytes == 2 ? 8 : 4, 4}) {
-    const bool bytes_fit = p.wide || address_of(p.choice) % width == 0;
-    if (p.width == 1 && p.pixels % width == 0 && aligned(p, width, bytes) && bytes_fit) p.width = width;
+    const bool choice_fits = p.wide || address_of(p.choice) % width == 0;
+    if (p.pixels % width == 0 && aligned(p, width, bytes) && choice_fits) return width;
   }
-  const int64_t reads = p.pixels / p.width;
-  p.team = kThreads;
-  if (reads <= (planes >= kBlocksWanted * kWarps ? kMaxOneWarp : kMaxAlone)) {
-    for (p.team = 1; p.team < 32 && p.team < reads;) p.team *= 2;
-  }
+  return 1;
+}
+
+// The team of a plane of `reads`, a warp or less if they are at most `limit`.
+int64_t team_of(int64_t reads, int64_t limit) {
+  if (reads > limit) return kThreads;
+  int64_t team = 1;
+  while (team < 32 && team < reads) team *= 2;
+  return team;
+}
+
+void plan_planes(Params* params, int64_t bytes, bool sums) {
+  Params& p = *params;
+  p.width = plane_width(p, bytes);
+  const int64_t reads = p.pixels / p.width, planes = int64_t{p.batch} * p.outputs;
+  p.team = team_of(reads, planes >= kBlocksWanted * kWarps ? kMaxOneWarp : kMaxAlone);
   p.pieces = p.team < kThreads ? 1 : pieces_of(planes, reads, kThreads, sums);
   p.span = ceil_ratio(reads, p.pieces);
 }
@@ -58,13 +74,6 @@ int64_t plane_blocks(const Params& p, int64_t channels) {
 
 // Subsets of an item, the same as kSubsets in device code.
 int64_t subsets_of(int64_t zeta, int64_t bytes) { return zeta > 0 && zeta * bytes < 16 ? 16 / (zeta * bytes) : 1; }
-
-void plan_columns(Params* params, int64_t items, bool sums) {
-  Params& p = *params;
-  p.columns = even_part(items, kMaxColumns);
-  p.pieces = pieces_of(p.batch * ceil_ratio(items, p.columns), p.pixels, kThreads / p.columns, sums);
-  p.span = ceil_ratio(p.pixels, p.pieces);
-}
 
 int64_t column_blocks(const Params& p, int64_t items) {
   return ceil_ratio(items, p.columns) * p.batch * static_cast<int64_t>(p.pieces);
@@ -77,11 +86,14 @@ int64_t subset_items(const Params& p, int64_t bytes) { return p.outputs / subset
 
 void plan_subsets(Params* params, DType dtype, bool last, bool sums) {
   Params& p = *params;
-  if (!last) return plan_planes(params, dtype, p.outputs, sums);
   const int64_t bytes = bytes_of(dtype), zeta = p.zeta, subsets = subsets_of(zeta, bytes);
+  if (!last) return plan_planes(params, bytes, sums);
   const bool fits = (zeta == 1 || zeta == 2 || zeta == 4 || zeta == 8) && p.channels % (zeta * subsets) == 0;
   p.width = fits && aligned(p, zeta * subsets, bytes) && address_of(p.choice) % subsets == 0 ? zeta : 0;
-  plan_columns(params, subset_items(p, bytes), sums);
+  const int64_t items = subset_items(p, bytes);
+  p.columns = even_part(items, kMaxColumns);
+  p.pieces = pieces_of(p.batch * ceil_ratio(items, p.columns), p.pixels, kThreads / p.columns, sums);
+  p.span = ceil_ratio(p.pixels, p.pieces);
 }
 
 // launch_as(width) with the width of the plan, in which `Wide` may be more than 4.
@@ -160,9 +172,18 @@ void launch_pick(Params params, DType dtype, bool last, void* stream) {
 void plan_sums(Params* params, DType dtype, bool last) {
   Params& p = *params;
   const int64_t channels = summed_channels(p), bytes = bytes_of(dtype), wide = bytes == 2 ? 8 : 4;
-  if (!last) return plan_planes(params, dtype, channels, true);
-  p.width = channels % wide == 0 && aligned(p, wide, bytes) ? wide : 1;
-  plan_columns(params, channels / p.width, true);
+  if (last) {
+    p.width = channels % wide == 0 && aligned(p, wide, bytes) ? wide : 1;
+    p.columns = even_part(channels / p.width, kMaxSumColumns);
+    p.pieces = sum_pieces(p.pixels, 2 * kThreads / p.columns);
+    p.span = ceil_ratio(p.pixels, p.pieces);
+  } else {
+    p.width = plane_width(p, bytes);
+    const int64_t reads = p.pixels / p.width;
+    p.team = team_of(reads, kMaxSummed);
+    p.pieces = p.team < kThreads ? 1 : sum_pieces(reads, kThreads);
+    p.span = ceil_ratio(reads, p.pieces);
+  }
 }
 
 void launch_sums(const Params& params, DType dtype, bool last, void* stream) {

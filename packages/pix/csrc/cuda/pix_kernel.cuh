@@ -3,8 +3,8 @@
 //   gate      p = sigmoid(z weight^T + bias), where z are the means of the pixels
 //   products  the gradients of z, weight and bias, from that of the logits
 //
-// What is summed, and in which order, depends on the numbers of channels alone: a sample has the same gates in any
-// batch, so that none of its decisions depends on what else was in there.
+// Neither here nor in the sums of the pixels does the order of the terms depend on the batch: a sample has the same
+// gates in any batch, to the bit, so that none of its decisions depends on what else was in there.
 #pragma once
 
 #include "cuda/block.cuh"

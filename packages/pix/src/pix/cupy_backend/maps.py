@@ -15,8 +15,10 @@ MAX_COUNT = 1 << 30
 MAX_PIECES = 64
 MAX_READS = 8
 MAX_COLUMNS = 64
+MAX_SUM_COLUMNS = 32
 MAX_ONE_WARP = 1024
 MAX_ALONE = 256
+MAX_SUMMED = 512
 MAX_ALIGNED = 16
 
 
@@ -113,12 +115,19 @@ def sums(a: Params, like: Tensor, last: bool) -> None:
 
 
 def plan_sums(a: Params, bytes_: int, last: bool) -> None:
-    """Pieces of the sums: `plan_sums` in C++."""
+    """Pieces of the sums, which do not depend on the batch: `plan_sums` in C++."""
     channels, wide = _summed(a), 8 if bytes_ == 2 else 4
-    if not last:
-        return _plan_planes(a, bytes_, channels, True)
-    a.width = wide if channels % wide == 0 and _aligned(a, wide, bytes_) else 1
-    _plan_columns(a, channels // a.width, True)
+    if last:
+        a.width = wide if channels % wide == 0 and _aligned(a, wide, bytes_) else 1
+        a.columns = even_part(channels // a.width, MAX_SUM_COLUMNS)
+        a.pieces = _sum_pieces(a.pixels, 2 * THREADS // a.columns)
+        a.span = ceil_ratio(a.pixels, a.pieces)
+    else:
+        a.width = _plane_width(a, bytes_)
+        reads = a.pixels // a.width
+        a.team = _team(reads, MAX_SUMMED)
+        a.pieces = 1 if a.team < THREADS else _sum_pieces(reads, THREADS)
+        a.span = ceil_ratio(reads, a.pieces)
 
 
 def plan_scatter(a: Params, bytes_: int, last: bool) -> None:
@@ -129,12 +138,15 @@ def plan_scatter(a: Params, bytes_: int, last: bool) -> None:
 def plan_subsets(a: Params, bytes_: int, last: bool, sums: bool) -> None:
     """`plan_subsets` in C++."""
     if not last:
-        return _plan_planes(a, bytes_, a.outputs, sums)
+        return _plan_planes(a, bytes_, sums)
     subsets = _subsets(a.zeta, bytes_)
     fits = a.zeta in (1, 2, 4, 8) and a.channels % (a.zeta * subsets) == 0
     fits = fits and _aligned(a, a.zeta * subsets, bytes_) and (a.choice or 0) % subsets == 0
     a.width = a.zeta if fits else 0
-    _plan_columns(a, a.outputs // _subsets(a.width, bytes_), sums)
+    items = a.outputs // _subsets(a.width, bytes_)
+    a.columns = even_part(items, MAX_COLUMNS)
+    a.pieces = _pieces(a.batch * ceil_ratio(items, a.columns), a.pixels, THREADS // a.columns, sums)
+    a.span = ceil_ratio(a.pixels, a.pieces)
 
 
 def _launch_subsets(kernel: str, a: Params, like: Tensor, last: bool, shared: int) -> None:
@@ -146,33 +158,39 @@ def _launch_subsets(kernel: str, a: Params, like: Tensor, last: bool, shared: in
     launch("maps", name, a, blocks, shared, like.device)
 
 
-def _plan_planes(a: Params, bytes_: int, channels: int, sums: bool) -> None:
-    planes = a.batch * channels
-    a.width = 1
-    for width in (8 if bytes_ == 2 else 4, 4):
-        fits = a.wide or (a.choice or 0) % width == 0
-        if a.width == 1 and a.pixels % width == 0 and _aligned(a, width, bytes_) and fits:
-            a.width = width
-    reads = a.pixels // a.width
-    a.team = THREADS
-    if reads <= (MAX_ONE_WARP if planes >= BLOCKS_WANTED * WARPS else MAX_ALONE):
-        a.team = 1
-        while a.team < 32 and a.team < reads:
-            a.team *= 2
+def _plan_planes(a: Params, bytes_: int, sums: bool) -> None:
+    a.width = _plane_width(a, bytes_)
+    reads, planes = a.pixels // a.width, a.batch * a.outputs
+    a.team = _team(reads, MAX_ONE_WARP if planes >= BLOCKS_WANTED * WARPS else MAX_ALONE)
     a.pieces = 1 if a.team < THREADS else _pieces(planes, reads, THREADS, sums)
     a.span = ceil_ratio(reads, a.pieces)
 
 
-def _plan_columns(a: Params, items: int, sums: bool) -> None:
-    a.columns = even_part(items, MAX_COLUMNS)
-    a.pieces = _pieces(a.batch * ceil_ratio(items, a.columns), a.pixels, THREADS // a.columns, sums)
-    a.span = ceil_ratio(a.pixels, a.pieces)
+def _plane_width(a: Params, bytes_: int) -> int:
+    for width in (8 if bytes_ == 2 else 4, 4):
+        fits = a.wide or (a.choice or 0) % width == 0
+        if a.pixels % width == 0 and _aligned(a, width, bytes_) and fits:
+            return width
+    return 1
+
+
+def _team(reads: int, limit: int) -> int:
+    if reads > limit:
+        return THREADS
+    team = 1
+    while team < 32 and team < reads:
+        team *= 2
+    return team
 
 
 def _pieces(units: int, reads: int, step: int, sums: bool) -> int:
-    least = 1 if sums else ceil_ratio(reads, MAX_READS * step)
+    wanted = max(ceil_ratio(reads, MAX_READS * step), BLOCKS_WANTED // max(units, 1))
     most = min(ceil_ratio(reads, step), MAX_PIECES) if sums else ceil_ratio(reads, step)
-    return max(min(max(least, BLOCKS_WANTED // max(units, 1)), most), 1)
+    return max(min(wanted, most), 1)
+
+
+def _sum_pieces(reads: int, step: int) -> int:
+    return max(min(ceil_ratio(reads, MAX_READS * step), MAX_PIECES), 1)
 
 
 def _plane_blocks(a: Params, channels: int) -> int:

@@ -1,0 +1,162 @@
+"""Times the CUDA kernels against the bytes they must move: every input read once, every output written once.
+
+Medians of CUDA events over several sets of inputs, together larger than the cache; `of copy` is the share of the
+bandwidth that a large copy reaches in the same run. The layer reads its input twice, and its gradient that of its
+output, since every gate needs all pixels of an image. Beside them stand what plain torch makes of the formula, the same
+through torch.compile unless `--quick`, and what the layer replaces: the 1x1 convolution and its gradients. The shapes
+are those of ResNet-50.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import pix
+
+SETS = 3  # of inputs, taken in turn
+SHAPES = [  # N C H zeta
+    (128, 64, 56, 1),
+    (128, 256, 56, 2),
+    (128, 256, 56, 4),
+    (128, 512, 28, 4),
+    (128, 1024, 14, 4),
+    (128, 1024, 14, 8),
+    (128, 2048, 7, 4),
+    (1, 256, 56, 4),
+]
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+TAU = 0.5
+op = torch.ops.pix
+Calls = dict[str, tuple[Callable[[int], object], int]]  # name -> call of a set of inputs, bytes
+
+
+def milliseconds(call: Callable[[int], object], repeats: int) -> float:
+    """Median time of call(set of inputs)."""
+    for i in range(SETS):
+        call(i)
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
+    for i, (start, end) in enumerate(events):
+        start.record()
+        call(i % SETS)
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(end) for start, end in events)
+
+
+def copy_bandwidth() -> float:
+    """Bytes per second, read and written, of a copy much larger than the cache."""
+    source = [torch.randn(1 << 28, device="cuda") for _ in range(SETS)]
+    target = torch.empty_like(source[0])
+    return 2 * source[0].nbytes / milliseconds(lambda i: target.copy_(source[i]), 20) * 1e3
+
+
+def composed(x: Tensor, p: Tensor, zeta: int) -> Tensor:
+    """Pick-or-mix of whole subsets in plain torch."""
+    subsets, gates = x.unflatten(1, (-1, zeta)), p[:, :, None, None]
+    return (gates * torch.where(gates < TAU, subsets.amax(2), subsets.mean(2))).to(x.dtype)
+
+
+def operator(shape: tuple[int, ...], dtype: torch.dtype, layout: str, quick: bool) -> Calls:
+    n, c, size, zeta = shape
+    x, grad = images(n, c, size, dtype, layout), images(n, c // zeta, size, dtype, layout)
+    p = torch.rand(n, c // zeta, device="cuda")
+    saved = [op.pick_or_mix(t, p, zeta, TAU, False, True) for t in x]
+    wide, slim, choice = x[0].nbytes, grad[0].nbytes, saved[0][1].nbytes
+
+    def backward(i: int) -> object:
+        y, chosen = saved[i]
+        return op.pick_or_mix_backward(grad[i], y, p, chosen, c, zeta, TAU, False)
+
+    calls: Calls = {
+        "forward": (lambda i: op.pick_or_mix(x[i], p, zeta, TAU, False, True), wide + slim + choice),
+        "inference": (lambda i: op.pick_or_mix(x[i], p, zeta, TAU, False, False), wide + slim),
+        "backward": (backward, wide + 2 * slim + choice),
+        "plain torch": (lambda i: composed(x[i], p, zeta), wide + slim),
+    }
+    if not quick:
+        compiled = torch.compile(composed, dynamic=False)
+        calls["torch.compile"] = (lambda i: compiled(x[i], p, zeta), wide + slim)
+    return calls
+
+
+def layer(shape: tuple[int, ...], dtype: torch.dtype, layout: str, quick: bool) -> Calls:
+    n, c, size, zeta = shape
+    x, grad = images(n, c, size, dtype, layout), images(n, c // zeta, size, dtype, layout)
+    weight = torch.randn(c // zeta, c, device="cuda", dtype=dtype) / c**0.5
+    kernel = weight[:, :, None, None]
+    saved = [op.pix(t, weight, None, zeta, TAU, False, False, True) for t in x]
+    wide, slim, choice = x[0].nbytes, grad[0].nbytes, saved[0][3].nbytes
+
+    def backward(i: int) -> object:
+        y, z, p, chosen = saved[i]
+        return op.pix_backward(grad[i], None, y, z, p, chosen, weight, None, zeta, TAU, False)
+
+    def convolution_backward(i: int) -> object:
+        conv = torch.ops.aten.convolution_backward
+        return conv(grad[i], x[i], kernel, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False])
+
+    return {
+        "forward": (lambda i: op.pix(x[i], weight, None, zeta, TAU, False, False, True), 2 * wide + slim + choice),
+        "inference": (lambda i: op.pix(x[i], weight, None, zeta, TAU, False, False, False), 2 * wide + slim),
+        "backward": (backward, wide + 3 * slim + choice),
+        "conv 1x1": (lambda i: F.conv2d(x[i], kernel), wide + slim),
+        "conv 1x1 backward": (convolution_backward, 2 * wide + slim),
+    }
+
+
+def images(n: int, c: int, size: int, dtype: torch.dtype, layout: str) -> list[Tensor]:
+    """Sets of inputs; those of a single image fit into the cache, as they do in use."""
+    draw = (torch.randn(n, c, size, size, device="cuda", dtype=dtype) for _ in range(SETS))
+    return [t.to(memory_format=LAYOUTS[layout]) for t in draw]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results/cuda_bandwidth.json")
+    args, _ = parser.parse_known_args()  # the options of the other benchmarks do not concern this one
+    if not torch.cuda.is_available():
+        print("cuda_bandwidth: not measured, there is no GPU here.")
+        return
+    torch.backends.cudnn.benchmark = True
+    copy = copy_bandwidth()
+    environment = {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "clock": "CUDA events; medians",
+        "copy GB/s": copy / 1e9,
+        "backend": {key: str(value) for key, value in pix.backend_info().items()},
+    }
+    print(f"{environment['gpu']}, copy {copy / 1e9:.0f} GB/s; ms (share of copy bandwidth)")
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for layout in LAYOUTS:
+            for shape in SHAPES:
+                for kind, make in {"operator": operator, "layer": layer}.items():
+                    result = {"kind": kind, "shape": shape, "dtype": str(dtype)[6:], "layout": layout}
+                    with torch.no_grad():
+                        for name, (call, moved) in make(shape, dtype, layout, args.quick).items():
+                            time = milliseconds(call, 10 if args.quick else 50)
+                            result[name] = {"ms": time, "bytes": moved, "of copy": moved / time * 1e3 / copy}
+                    results.append(result)
+                    times = ", ".join(
+                        f"{k} {v['ms']:.3f} ({v['of copy']:.0%})" for k, v in result.items() if isinstance(v, dict)
+                    )
+                    print(f"{result['dtype']} {layout} {kind} {shape}: {times}")
+            # After every layout: a time limit then costs only what was not measured.
+            args.json.write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
