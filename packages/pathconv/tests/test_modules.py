@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pathconv import functional, inference, modules, paths
+from pathconv import functional, modules, paths
 from pathconv.functional import path_tables
 from pathconv.modules import (
     ChannelNorm,
@@ -312,7 +312,7 @@ def test_block_is_the_formula_and_so_are_its_gradients(num_paths, length):
 @pytest.mark.parametrize("cache", [1, 3000, 1 << 30])
 def test_inference_in_parts_is_the_same(cache, monkeypatch):
     block, x = randomised(PathConvBlock(12, 3)), torch.randn(3, 12, 17)
-    monkeypatch.setattr(inference, "CACHE_BYTES", cache)
+    monkeypatch.setattr(modules, "CACHE_BYTES", cache)
     for given in (x, last(x), x[:0], x[:1, :, :1]):
         expected = block(given)
         with torch.no_grad():
@@ -323,7 +323,7 @@ def test_inference_in_parts_is_the_same(cache, monkeypatch):
 
 def test_hooks_see_whole_sequences_in_inference(monkeypatch):
     block, seen = PathConvBlock(12, 3), []
-    monkeypatch.setattr(inference, "CACHE_BYTES", 1)
+    monkeypatch.setattr(modules, "CACHE_BYTES", 1)
     block.invBot[1].register_forward_hook(lambda _, given, found: seen.append((given[0].shape, found.shape)))
     with torch.no_grad():
         block(torch.randn(3, 12, 17))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import inference
+from . import bottleneck
 from ._common.checks import integer, positive_int
 from .functional import depthwise_conv1d
 from .traversal import Traverse, TraverseConv1d, reset_as_conv
@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 LAYER_NORM_EPS = 1e-6
+CACHE_BYTES = 2 << 20  # of one core
 
 
 class DepthwiseConv1d(nn.Module):
@@ -205,7 +206,7 @@ class InvertedBottleneck(nn.Sequential):
             return super().forward(x)
         # Inference on a CPU: positions do not mix, so as many go together as keep 4 d channels of them in the caches.
         samples, dim, length = x.shape
-        together = max(1, torch.get_num_threads() * inference.CACHE_BYTES // (4 * dim * x.element_size()))
+        together = max(1, torch.get_num_threads() * CACHE_BYTES // (4 * dim * x.element_size()))
         if samples * length <= together:
             return super().forward(x)
         positions = x.mT.reshape(1, -1, dim).split(together, 1)
@@ -267,14 +268,14 @@ class PathConvBlock(nn.Module):
         conv, norm = self.dwconv
         y = conv(x, None if self.attn is None else 1 + self.attn.weights(x))
         parts = (self.invBot, norm, *self.invBot)
-        if not (self.drop_path and self.training) and inference.applies(x, parts, BLOCK_PARTS, self.scaling):
-            return inference.residual(x, y, norm, self.invBot, self.scaling)
-        z = self.invBot(norm(y))
-        scale = self.scaling[:, None]
+        factor = None
         if self.drop_path and self.training:
             keep = 1 - self.drop_path
-            scale = scale * z.new_empty(len(z), 1, 1).bernoulli_(keep).div_(keep)
-        return torch.addcmul(x, z, scale)
+            factor = y.new_empty(len(y)).bernoulli_(keep).div_(keep)
+        if bottleneck.applies(x, parts, BLOCK_PARTS, self.scaling):
+            return bottleneck.residual(x, y, factor, norm, self.invBot, self.scaling)
+        scale = self.scaling[:, None] if factor is None else self.scaling[:, None] * factor[:, None, None]
+        return torch.addcmul(x, self.invBot(norm(y)), scale)
 
     def extra_repr(self) -> str:
         return f"drop_path={self.drop_path:g}" if self.drop_path else ""

@@ -5,11 +5,11 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 #define LEVEL_BYTES 32
-#include "cpu/norm_gelu_row.h"
+#include "cpu/bottleneck_rows.h"
 
-namespace pathconv::norm_gelu {
-void rows_avx2(const Params& a, int64_t begin, int64_t end) { rows(a, begin, end); }
-}  // namespace pathconv::norm_gelu
+namespace pathconv::bottleneck {
+extern const Level level_avx2 = kLevel;
+}  // namespace pathconv::bottleneck
 
 #if defined(__clang__)
 #pragma clang attribute pop

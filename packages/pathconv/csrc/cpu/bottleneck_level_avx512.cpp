@@ -6,11 +6,11 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #endif
 #define LEVEL_BYTES 64
-#include "cpu/norm_gelu_row.h"
+#include "cpu/bottleneck_rows.h"
 
-namespace pathconv::norm_gelu {
-void rows_avx512(const Params& a, int64_t begin, int64_t end) { rows(a, begin, end); }
-}  // namespace pathconv::norm_gelu
+namespace pathconv::bottleneck {
+extern const Level level_avx512 = kLevel;
+}  // namespace pathconv::bottleneck
 
 #if defined(__clang__)
 #pragma clang attribute pop
