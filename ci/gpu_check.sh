@@ -1,15 +1,18 @@
 #!/bin/bash
-# Everything that needs a GPU, offline, in under ten minutes:
+# Everything that needs a GPU, offline, in about ten minutes:
 #   bash ci/gpu_check.sh OUTDIR [build|test|sanitize|bench]...      no part named: all of them
 # build     compiles the packages' native libraries in a copy of this tree (kept in $LEANCONV_GPU_TREE)
 # test      pytest -m gpu: the contract of every op on CUDA, and what only a GPU can show
 # sanitize  compute-sanitizer memcheck and racecheck on the contract's samples
 # bench     the packages' benchmarks against cuDNN, eager torch, torch.compile and copy bandwidth, as JSON
-# OUTDIR gets one log per part, junit.xml, the benchmarks' JSON and summary.json. A part that fails does not stop the next; the
-# exit status tells. PYTHON chooses the interpreter: it needs torch with CUDA, pytest, nvcc beside it, and CuPy for its tests.
-# All packages share the seconds of a part, so that the whole stays within its time however many there are.
+# OUTDIR gets one log per part and per package in it, junit_*.xml, the benchmarks' JSON and summary.json. A part that fails does
+# not stop the next; the exit status tells. PYTHON chooses the interpreter: it needs torch with CUDA, pytest, nvcc beside it, and
+# CuPy for its tests.
+# Packages are built, tested and sanitized side by side, so that a part takes as long as its slowest package; only benchmarks
+# run alone, and share the seconds of their part.
 set -uo pipefail
-TEST_SECONDS=220 MEMCHECK_SECONDS=80 RACECHECK_SECONDS=50 BENCH_SECONDS=160
+TEST_SECONDS=200 MEMCHECK_SECONDS=40 RACECHECK_SECONDS=30 START_SECONDS=25 BENCH_SECONDS=170
+LARGE=more_than_two_to_the_31_elements  # in the name of tests
 OUT=${1:?usage: bash ci/gpu_check.sh OUTDIR [build|test|sanitize|bench]...}
 shift
 PARTS=("$@")
@@ -30,17 +33,33 @@ for package in "$ROOT"/packages/*/setup.py; do
 done
 export PYTHONPATH
 
+# Calls "$1 NAME" for every package, and for every further argument, at once; each writes a log of its own, the end of which is
+# shown. Fails if one of them does.
+side_by_side() {
+  local work=$1 names=("${NAMES[@]}" "${@:2}") jobs=() status=0 lines i
+  for i in "${!names[@]}"; do
+    "$work" "${names[i]}" > "$OUT/${work}_${names[i]}.log" 2>&1 &
+    jobs+=($!)
+  done
+  for i in "${!names[@]}"; do
+    lines=5
+    wait "${jobs[i]}" || { status=$? lines=60 && echo "-- $work ${names[i]} failed"; }
+    tail -n $lines "$OUT/${work}_${names[i]}.log"
+  done
+  return $status
+}
+
+build_package() {
+  # Without pyproject.toml any setuptools will do: there is no network to fetch a newer one from.
+  (cd "$TREE/packages/$1" && mv pyproject.toml pyproject.aside && "$PYTHON" setup.py build_ext --build-lib built &&
+    mv built/"$1"/*.so src/"$1"/ && mv pyproject.aside pyproject.toml) && "$PYTHON" -m "$1"
+}
+
 build() {
   rm -rf "$TREE" && mkdir -p "$TREE" || return
   (cd "$ROOT" && tar -cf - --exclude='*.so' --exclude=build --exclude=__pycache__ pyproject.toml packages shared tests ci) |
     tar -xf - -C "$TREE" || return
-  local name
-  for name in "${NAMES[@]}"; do
-    # Without pyproject.toml any setuptools will do: there is no network to fetch a newer one from.
-    (cd "$TREE/packages/$name" && mv pyproject.toml pyproject.aside && "$PYTHON" setup.py build_ext --build-lib built &&
-      mv built/"$name"/*.so src/"$name"/ && mv pyproject.aside pyproject.toml) || return
-    "$PYTHON" -m "$name" || return
-  done
+  side_by_side build_package
 }
 
 # What the other parts start from: a GPU, and libraries built by this or an earlier call.
@@ -52,24 +71,35 @@ ready() {
   done
 }
 
-test_() {
-  ready && cd "$TREE" &&
-    timeout $TEST_SECONDS "$PYTHON" -m pytest -m gpu -p no:cacheprovider --junitxml="$OUT/junit.xml" packages tests
+run_pytest() { timeout $TEST_SECONDS "$PYTHON" -m pytest -m gpu -p no:cacheprovider --junitxml="$OUT/junit_$1.xml" "${@:2}"; }
+
+test_package() {
+  local folder=$1
+  [ -d "packages/$1" ] && folder=packages/$1
+  run_pytest "$1" -k "not $LARGE" "$folder"
 }
 
-sanitize() {
+# Tests that fill a GPU's memory come after the others, one by one.
+test_() {
   ready && cd "$TREE" || return
-  local status=0 name share=${#NAMES[@]}
-  for name in "${NAMES[@]}"; do
-    # Without torch's pool every tensor is an allocation of its own, so a step outside it is seen.
-    # API errors are torch's own probing, which it handles.
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout $MEMCHECK_SECONDS compute-sanitizer --tool memcheck --report-api-errors no \
-      --error-exitcode 9 "$PYTHON" ci/gpu_sanitize.py "$name" --seconds $((MEMCHECK_SECONDS / share)) || status=$?
-    timeout $RACECHECK_SECONDS compute-sanitizer --tool racecheck --racecheck-report all \
-      --error-exitcode 9 "$PYTHON" ci/gpu_sanitize.py "$name" --seconds $((RACECHECK_SECONDS / share)) || status=$?
-  done
+  local status=0
+  side_by_side test_package tests || status=$?
+  run_pytest large -k "$LARGE" packages || status=$?
   return $status
 }
+
+sanitize_package() {
+  local status=0
+  # Without torch's pool every tensor is an allocation of its own, so a step outside it is seen.
+  # API errors are torch's own probing, which it handles.
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout $((MEMCHECK_SECONDS + START_SECONDS)) compute-sanitizer --tool memcheck \
+    --report-api-errors no --error-exitcode 9 "$PYTHON" ci/gpu_sanitize.py "$1" --seconds $MEMCHECK_SECONDS || status=$?
+  timeout $((RACECHECK_SECONDS + START_SECONDS)) compute-sanitizer --tool racecheck --racecheck-report all \
+    --error-exitcode 9 "$PYTHON" ci/gpu_sanitize.py "$1" --seconds $RACECHECK_SECONDS || status=$?
+  return $status
+}
+
+sanitize() { ready && cd "$TREE" && side_by_side sanitize_package; }
 
 bench() {
   ready && cd "$TREE" || return
