@@ -115,9 +115,10 @@ def from_resnet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             foreign.append(name)
         converted[name] = value
-    if foreign or not any(name.endswith(".conv_exp.weight") for name in converted):
-        some = f", such as {', '.join(foreign[:3])}" if foreign else ""
-        raise ValueError(f"state_dict is not that of a ResNet with bottlenecks: {len(foreign)} foreign names{some}.")
+    if foreign:
+        raise ValueError(f"state_dict is no ResNet's: {len(foreign)} names such as {', '.join(foreign[:3])}.")
+    if not any(name.endswith(".conv_exp.weight") for name in converted):
+        raise ValueError("state_dict holds no bottlenecks: take that of a ResNet-50, 101 or 152.")
     return converted
 
 
