@@ -192,7 +192,7 @@ def _outputs(channels: int, zeta: int) -> int:
 def _gates(x: Tensor, p: Any, zeta: int) -> Tensor:
     """p as the op takes it."""
     if isinstance(p, Tensor) and p.dim() == 4 and p.shape[2:] == (1, 1):
-        p = p[:, :, 0, 0]
+        p = p.flatten(1)
     floating_tensor("p", p, "(N, C')")
     shape = x.shape[0], _outputs(x.shape[1], zeta)
     if p.shape != shape:
@@ -211,7 +211,7 @@ def _gates(x: Tensor, p: Any, zeta: int) -> Tensor:
 def _matrix(x: Tensor, weight: Any, zeta: int) -> Tensor:
     """(C', C) of either shape."""
     if isinstance(weight, Tensor) and weight.dim() == 4 and weight.shape[2:] == (1, 1):
-        weight = weight[:, :, 0, 0]
+        weight = weight.flatten(1)
     floating_tensor("weight", weight, "(C', C)")
     shape = _outputs(x.shape[1], zeta), x.shape[1]
     if weight.shape != shape:
