@@ -3,8 +3,6 @@
     python experiments/pathconv/path_sets.py            # sides 32, 64 and 224: minutes
     python experiments/pathconv/path_sets.py --smoke    # side 32
 
-Randomised rounding runs at side 32 alone unless it is named with --solvers: its linear programme grows too fast.
-
 The published sets are measured by the same code as those found here. The paper's seconds are of its solvers alone, on
 costs that took (for 32 and 64, Z-order then Hilbert) about 10 s, 2 min, 10 min and 4 h on 128 cores, by the comments in
 its code; ours have their own column for these. A set "proven" is the cheapest of all sets of the candidates.
@@ -72,7 +70,7 @@ def solve(curve: str, side: int, args: argparse.Namespace) -> Iterator[dict[str,
     }
     best: PathSet | None = None
     functions = {"greedy": search.greedy, "rounding": search.randomized_rounding, "exact": search.exact}
-    for method in args.solvers or (SOLVERS if side == 32 else SOLVERS[:2]):
+    for method in args.solvers or SOLVERS:
         found, own = timed(functions[method], side, side, curve, universe=universe, **options[method])
         found.save(args.out / f"{curve}_{side}_{method}.json")
         logging.info("%s %d: %s found %s paths of cost %s in %.3g s",
@@ -129,7 +127,7 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="side 32 alone")
     parser.add_argument("--sides", type=int, nargs="+", choices=SIDES, help="default: all three, 32 with --smoke")
     parser.add_argument("--curves", nargs="+", choices=CURVES, default=list(CURVES))
-    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, help="default: all at 32, but greedy and exact beyond")
+    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, help="default: all")
     parser.add_argument("--time-limit", type=float, help="seconds for each exact search (default: none)")
     parser.add_argument("--seed", type=int, default=0, help="of randomised rounding")
     parser.add_argument("--out", type=Path, help="default: runs/pathconv/path_sets, or path_sets-smoke")

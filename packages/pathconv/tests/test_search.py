@@ -168,7 +168,6 @@ def test_the_order_of_candidates_does_not_matter():
 
 
 def test_the_default_device_does_not_matter(tmp_path):
-    pytest.importorskip("scipy")
     with torch.device("meta"):
         found = search.exact(8, 8, "zorder", resume=tmp_path / "state", progress=False)
         rounded = search.randomized_rounding(8, 8, "zorder")
@@ -320,34 +319,6 @@ def test_states_of_other_searches_are_refused(tmp_path, small):
         state.write_text(content)
         with pytest.raises(ValueError, match="holds no state of a search"):
             search.exact(8, 8, "hilbert", universe=small, resume=state, progress=False)
-
-
-@pytest.mark.parametrize("curve", ("hilbert", "zorder"))
-def test_randomized_rounding(curve):
-    pytest.importorskip("scipy")
-    universe = search.candidates(8, 8, curve)
-    best = search.exact(8, 8, curve, universe=universe, progress=False)
-    found = [search.randomized_rounding(8, 8, curve, universe=universe, seed=seed) for seed in (0, 0, 1)]
-    assert found[0] == found[1]
-    for paths in found:
-        assert paths.coverage == 1 and paths.bound <= best.cost <= paths.cost
-    discarding = search.randomized_rounding(8, 8, curve, universe=universe, repair="discard", rounds=300, alpha=3)
-    assert discarding.coverage == 1 and discarding.cost >= best.cost
-    with pytest.raises(ValueError, match="none of 1 draws covers all pixels"):
-        search.randomized_rounding(8, 8, curve, universe=universe, repair="discard", rounds=1, alpha=1e-6)
-
-
-def test_the_relaxation_is_that_of_the_whole_programme():
-    optimize = pytest.importorskip("scipy.optimize")
-    from pathconv.search.relaxation import relax
-
-    universe = search.candidates(12, 12, "hilbert", max_pad=6)
-    everything = matrix(universe, torch.arange(len(universe))).double()
-    whole = optimize.linprog(universe.cost.double().numpy(), -everything.T.numpy(), -torch.ones(144).numpy())
-    numbers, x, bound = relax(universe)
-    assert bound <= whole.fun * (1 + 1e-6) and bound >= 0.97 * whole.fun
-    assert (x @ everything[numbers]).min() >= 1 - 1e-6
-    assert whole.fun * (1 - 1e-6) <= float(x @ universe.cost[numbers].double()) <= 1.03 * whole.fun
 
 
 def test_a_pixel_that_nothing_covers_is_named():

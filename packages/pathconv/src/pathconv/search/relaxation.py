@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from ..path_set import PathSet
-from .bits import unpack
+from . import interior
+from .bits import pack, unpack
 from .greedy import complete, resolve, uncovered
 from .native import kernel, on_cpu
 from .universe import Universe
 
-_AT_ONCE = 64  # candidates and pixels that join the programme per round
+_PIXELS = 16  # in the programme at first, times the side
+_BITS = 14  # of a pixel's price
 _GAP, _EPS = 2e-2, 1e-9
 
 
@@ -32,7 +34,7 @@ def randomized_rounding(
     """Solves the relaxed set cover, then takes each candidate with probability min(alpha * x, 1), `rounds` times.
 
     The cheapest of the sets is returned. The relaxation is solved to within two percent (the authors solve it exactly);
-    the `bound` of the set is the value that is proven for it. Needs the extra `pathconv[search]`.
+    the `bound` of the set is the value that is proven for it.
 
     Args:
         height: of the image.
@@ -41,12 +43,11 @@ def randomized_rounding(
         universe: other candidates than `candidates(height, width, curve)`; the curve then does not count.
         rounds: how often to draw, the paper's Phi.
         alpha: the paper's factor.
-        seed: of the draws; equal seeds give equal sets.
+        seed: of the draws; on one machine, with one number of threads, equal seeds give equal sets.
         repair: what becomes of a draw that leaves pixels uncovered: "greedy" completes it, as in the authors' code;
             "discard" drops it, as in the paper's text.
 
     Raises:
-        ImportError: SciPy is not installed.
         ValueError: an argument out of range, a universe for another size or one that leaves a pixel uncovered, or no
             draw that covers all.
     """
@@ -76,58 +77,40 @@ def randomized_rounding(
 def relax(universe: Universe) -> tuple[Tensor, Tensor, float]:
     """Minimises sum_c cost_c x_c where sum_c M_cq x_c >= 1 for each pixel q and x >= 0, to within two percent.
 
-    Few candidates have x > 0 and few pixels bind, so the programme starts with some of either, and those that its
-    solution violates most join until none does or the value is near enough to the bound that the prices of the pixels
-    prove. The whole matrix is never built: the authors' has 10.9 GB at side 64.
+    Few candidates have x > 0 and few pixels bind, so the programme starts with greedy's candidates and some pixels.
+    Then those join whose pixels are worth most for their cost, at the prices of its solution, and those that are least
+    covered, until the value is near enough to the bound that the prices prove.
 
     Returns:
         Candidates int64 (m,), their x float64 (m,), and a lower bound of the cost of any cover.
     """
-    columns = complete(universe, [])
-    covered = unpack(universe.better[columns], universe.pixels)  # by the columns so far
-    rows = torch.argsort(covered.sum(0), stable=True)[:_AT_ONCE]
-    pixels = kernel("transpose")(universe.better, universe.pixels)
-    held = unpack(pixels[rows], len(universe))  # of the rows so far, by which candidates they are covered
-    cost, bound = universe.cost.double(), 0.0
+    cost, bound, side = universe.cost.double(), 0.0, math.isqrt(universe.pixels)
+    columns = torch.tensor(complete(universe, []))
+    covers = unpack(universe.better[columns], universe.pixels)
+    rows = torch.randperm(universe.pixels, generator=torch.Generator().manual_seed(0))[: _PIXELS * side]
     while True:
-        x, y = _solve(held[:, columns], cost[columns])
-        # A candidate whose pixels are worth more than it costs would lower the value. Prices at which none is prove a
-        # bound, whatever the solver's tolerance; scaled until every pixel is covered, x is a solution.
-        worth, coverage = _worth(held, y) / cost, x @ covered.double()
-        bound = max(bound, float(y.sum()) / max(1.0, float(worth.max())) * (1 - _EPS))
-        value = float(x @ cost[columns] / coverage.min().clamp(min=_EPS))
-        dear = torch.topk(worth, min(_AT_ONCE, len(worth)))
-        short = torch.topk(1 - coverage, min(_AT_ONCE, universe.pixels))
-        new_columns = [c for c in dear.indices[dear.values > 1 + _EPS].tolist() if c not in columns]
-        new_rows = short.indices[short.values > 1e-7].tolist()
-        if value <= bound * (1 + _GAP) or not (new_columns or new_rows):
-            x = (x / coverage.min()).clamp(max=1)
-            return torch.tensor(columns)[x > _EPS], x[x > _EPS], bound
-        columns += new_columns
-        covered = torch.cat((covered, unpack(universe.better[new_columns], universe.pixels)))
-        held = torch.cat((held, unpack(pixels[new_rows], len(universe))))
+        x, y = interior.solve(covers[:, rows].T.double(), cost[columns], _GAP / 4)
+        coverage, unit = x @ covers.double(), y.max() / (2**_BITS - 1)
+        x = x / coverage.min()
+        prices = torch.zeros(universe.pixels, dtype=torch.int64).index_put((rows,), (y / unit).long())
+        share = cost / (_worth(universe, prices) * unit)  # of what its pixels are worth
+        # Scaled so that no candidate costs less than its pixels are worth, the prices prove a bound.
+        bound = max(bound, float(prices.sum() * unit * share.min()) * (1 - _EPS))
+        share[columns], coverage[rows] = torch.inf, torch.inf
+        new_columns, new_rows = _least(share, side), _least(coverage, _PIXELS * side // 4)
+        if float(x @ cost[columns]) <= bound * (1 + _GAP) or not (len(new_columns) or len(new_rows)):
+            return columns, x.clamp(max=1), bound
+        columns, rows = torch.cat((columns, new_columns)), torch.cat((rows, new_rows))
+        covers = torch.cat((covers, unpack(universe.better[new_columns], universe.pixels)))
 
 
-def _worth(held: Tensor, y: Tensor) -> Tensor:
-    total = torch.zeros(held.shape[1], dtype=torch.float64)
-    for row in y.nonzero().flatten().tolist():
-        total.add_(held[row], alpha=float(y[row]))
-    return total
+def _least(values: Tensor, count: int) -> Tensor:
+    """Where the least are of those below one."""
+    found = torch.topk(values, min(count, len(values)), largest=False)
+    return found.indices[found.values < 1]
 
 
-def _solve(matrix: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Values of the candidates and prices of the pixels."""
-    try:
-        from scipy.optimize import linprog
-    except ImportError:
-        raise ImportError(
-            'randomised rounding needs SciPy: pip install "pathconv[search]", or use greedy or exact.'
-        ) from None
-    scale = float(cost.mean())
-    solved = linprog(
-        (cost / scale).numpy(), A_ub=-matrix.double().numpy(), b_ub=-torch.ones(len(matrix)).numpy(), method="highs"
-    )
-    if solved.x is None:
-        raise RuntimeError(f"HiGHS did not solve the relaxation: {solved.message}")
-    prices = torch.from_numpy(-solved.ineqlin.marginals).clamp(min=0) * scale
-    return torch.from_numpy(solved.x).clamp(0, 1), prices
+def _worth(universe: Universe, prices: Tensor) -> Tensor:  # int64 (H * W,) -> int64 (n,)
+    """What each candidate's pixels cost together, bit by bit of the prices: counting bits is what is fast."""
+    planes = pack((prices >> torch.arange(_BITS)[:, None] & 1).bool())
+    return sum((kernel("count")(universe.better, plane) << bit for bit, plane in enumerate(planes)), torch.tensor(0))
