@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 from torch.utils.flop_counter import FlopCounterMode
 
 timm = pytest.importorskip("timm")
@@ -394,6 +395,14 @@ def test_compiles_without_graph_breaks():
     compiled = torch.compile(model.train(), fullgraph=True, backend="aot_eager")
     compiled(x).square().sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_norms_fold_into_the_convolutions():
+    for name in ("pix_resnet50", "pix_resnet18"):
+        model, x = small(name).eval(), images()
+        folded = fuse(model)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+        torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 def test_exports_with_any_batch_and_size():

@@ -37,16 +37,17 @@ def convert(
     """Puts PiX into any convolutional network, in one of the paper's three modes.
 
     "squeeze": PiX replaces 1x1 convolutions that reduce the channels to 1 / zeta, a ratio that must be an integer, and
-    with them the norm and the activation that follow. These are the squeezes of bottlenecks, which a spatial
-    convolution reads (zeta = 1 included, as in the paper's first block), those before a pooling, as in DenseNet's
-    transitions, and those after a depthwise convolution, as in inverted bottlenecks. The convolution's weight becomes
-    the one that blends the means. The network computes something else afterwards: train it.
+    with them the norm and the activation that follow (a ReLU that is used elsewhere too stays, and changes nothing).
+    These are the squeezes of bottlenecks, which a spatial convolution reads (zeta = 1 included, as in the paper's first
+    block), those before a pooling, as in DenseNet's transitions, and those after a depthwise convolution, as in
+    inverted bottlenecks. The convolution's weight becomes the one that blends the means. The network computes something
+    else afterwards: train it.
 
     "downscale": PiX(zeta) comes before every spatial convolution but the first, which then reads ceil(C / zeta)
-    channels; both start afresh. "prune": the same network, that starts from the weights of the old one: all
-    p = 1/2, so PiX takes half the mean of each subset, and each convolution has 2 zeta times the mean of its weights
-    over the subset, which is the least-squares fit. (For these two modes the authors published no code; that PiX
-    precedes the spatial convolutions is a reconstruction.)
+    channels; both start afresh. "prune": the same network, that starts from the weights of the old one. All gates are
+    1 / 2, so that PiX takes half the mean of each subset (as long as tau is no larger), and each convolution has 2 zeta
+    times the mean of its weights over the subset, which is the least-squares fit. (For these two modes the authors
+    published no code; that PiX precedes the spatial convolutions is a reconstruction.)
 
     The model runs once, in inference, on `example_input`: the sites are found by what reads what, and multiply-adds are
     counted.
