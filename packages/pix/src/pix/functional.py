@@ -34,11 +34,12 @@ def pick_or_mix(
         y[n, c, h, w] = p[n, c] * max_i x[n, i, h, w]           where p[n, c] < tau (pick)
         y[n, c, h, w] = p[n, c] * sum_i x[n, i, h, w] / zeta    elsewhere, also where p is NaN (mix)
 
-    over the channels i = c * zeta, ..., min((c + 1) * zeta, C) - 1. The rule is that of the authors' kernels to the
-    last detail: `tau` is rounded to float32, the first of equal channels is the maximum and gets the gradient, the
-    maximum starts at -3.4e38 and so is never NaN, a short last subset is divided by `zeta`. Half precision is computed
-    in float32 and rounded once. The output is channels_last where `x` is. Gradients of any order exist for `x` and `p`;
-    the threshold has none. For the backward pass the output and a byte per picked pixel are kept, not the input.
+    over the channels i = c * zeta, ..., min((c + 1) * zeta, C) - 1. The details are those of the authors' kernels:
+    `tau` is rounded to float32, the first of equal channels is the maximum and gets the gradient, the maximum starts at
+    -3.4e38 and so is never NaN, a short last subset is divided by `zeta`. Half precision is computed in float32 and
+    rounded once. The output is channels_last where `x` is. Gradients of any order exist for `x` and `p`; the threshold
+    has none. For the backward pass the output and a byte for each of its pixels are kept, not the input: afterwards the
+    input may be changed in place, the output not.
 
     Args:
         x: float32, float64, float16 or bfloat16; an empty batch too.
@@ -46,9 +47,9 @@ def pick_or_mix(
         zeta: channels per output channel; 1 scales every channel by its gate.
         tau: 0 always mixes gates of a sigmoid, anything above 1 always picks.
         count_short: divides the sum over a short last subset by its own size.
-        zero_gates: computes the gradient of `p` where a gate is exactly 0 or so small that its products vanish, as hard
-            gates need; otherwise it is 0 there. Sigmoids need it not: their own derivative is 0 there. Costs another
-            pass over the output.
+        zero_gates: computes the gradient of `p` also where a gate is 0, or so small that its products vanish, as hard
+            gates need; otherwise it is lost there. Sigmoids need it not: their own derivative vanishes with them. Costs
+            another pass over the output.
 
     Raises:
         TypeError: a tensor that is not floating point, float64 gates for another `x`, a `zeta` that is no integer, a

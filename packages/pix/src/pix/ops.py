@@ -114,7 +114,10 @@ def _(grad, grad_p, y, z, p, choice, weight, x, zeta, tau, count_short):
 
 def _check_kept(ctx, keep: bool) -> None:
     if ctx.needs_input_grad[0] and not keep:
-        raise ValueError("keep must be true, as x requires a gradient, which needs the choices.")
+        raise ValueError(
+            "keep must be true where x requires a gradient: a model that will learn must be exported or traced outside "
+            "torch.no_grad()."
+        )
 
 
 def _pick_or_mix_setup(ctx, inputs, output):
