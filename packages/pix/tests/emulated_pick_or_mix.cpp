@@ -14,6 +14,7 @@ void add_width(Kernels* kernels, const std::string& type) {
   (*kernels)["pick_planes" + arguments] = pick_planes<T, Width>;
   (*kernels)["scatter_planes" + arguments] = scatter_planes<T, Width>;
   (*kernels)["sum_planes" + arguments] = sum_planes<T, Width>;
+  (*kernels)["sum_small_planes" + arguments] = sum_small_planes<T, Width>;
   (*kernels)["sum_pixels" + arguments] = sum_pixels<T, Width>;
 }
 
@@ -34,6 +35,8 @@ void add(Kernels* kernels, const std::string& type) {
   add_zeta<T, 2>(kernels, type);
   add_zeta<T, 4>(kernels, type);
   add_zeta<T, 8>(kernels, type);
+  (*kernels)["pick_packed<" + type + ">"] = pick_packed<T>;
+  (*kernels)["scatter_packed<" + type + ">"] = scatter_packed<T>;
   (*kernels)["finish<" + type + ">"] = finish<T>;
 }
 

@@ -29,11 +29,11 @@ def instances(part: str, dtype: torch.dtype) -> list[str]:
     t, zetas = C_TYPES[dtype], (0, 1, 2, 4, 8)
     if part == "gates":
         return [*(f"gate<{t}, {tile}>" for tile in (1, 2, 4)), f"products<{t}>"]
-    by_width = ("pick_planes", "scatter_planes", "sum_planes", "sum_pixels")
+    by_width = ("pick_planes", "scatter_planes", "sum_planes", "sum_small_planes", "sum_pixels")
     return [
         *(f"{kernel}<{t}, {width}>" for kernel in by_width for width in widths),
         *(f"{kernel}<{t}, {zeta}>" for kernel in ("pick_pixels", "scatter_pixels") for zeta in zetas),
-        f"finish<{t}>",
+        *(f"{kernel}<{t}>" for kernel in ("pick_packed", "scatter_packed", "finish")),
     ]
 
 
@@ -99,7 +99,7 @@ def test_memory_is_read_and_written_sixteen_bytes_at_a_time(tmp_path):
         r"pick_pixelsI(f|\w*Half|d)E?Li[1248]": (reads,),
         r"scatter_planesI(fLi4|\w*HalfELi8)": (reads, writes),
         r"scatter_pixelsI(f|\w*Half|d)E?Li[1248]": (writes,),
-        r"sum_(planes|pixels)I(fLi4|\w*HalfELi8)": (reads,),
+        r"sum_(planes|small_planes|pixels)I(fLi4|\w*HalfELi8)": (reads,),
     }.items():
         found = [text for name, text in code.items() if re.search(kernel, name)]
         assert found

@@ -184,6 +184,9 @@ def run_pix(kernels, shape, zeta, dtype, layout="first", *, bias=True, l1=False,
 SHAPES = {  # shape, zeta
     "block": ((2, 64, 14, 14), 4),
     "pairs": ((2, 32, 12, 12), 2),
+    "odd": ((3, 24, 7, 7), 4),
+    "odd pairs": ((2, 12, 9, 9), 2),
+    "odd and large": ((1, 8, 51, 51), 3),
     "eights": ((2, 64, 7, 7), 8),
     "gate": ((3, 16, 10, 10), 1),
     "large": ((1, 8, 70, 70), 4),
@@ -415,14 +418,16 @@ def test_the_library_launches_as_python_does(kernels, libraries, monkeypatch, la
             return
         if part == "gates":
             return libraries[part].native(kernel.encode(), ctypes.byref(params), CODES[dtype])
-        kernel, last = kernel.split("_")
-        libraries[part].native(kernel.encode(), ctypes.byref(params), CODES[dtype], last == "pixels")
+        kernel, walk = kernel.split("_", 1)
+        libraries[part].native(kernel.encode(), ctypes.byref(params), CODES[dtype], walk == "pixels")
 
     for module in (maps, gates):
         monkeypatch.setattr(module, "launch", launch)
     assert all(torch.equal(a, b) for a, b in zip(all_ops(), expected))
-    kind = "planes" if layout == "first" else "pixels"
-    assert launched == {f"pick_{kind}", f"scatter_{kind}", f"sum_{kind}", "finish", "gate", "products"}
+    kinds = ("planes", "packed") if layout == "first" else ("pixels",)
+    walks = {f"{kernel}_{kind}" for kernel in ("pick", "scatter") for kind in kinds}
+    sums = {"sum_planes", "sum_small_planes"} if layout == "first" else {"sum_pixels"}
+    assert launched == {*walks, *sums, "finish", "gate", "products"}
 
 
 @pytest.mark.slow

@@ -21,11 +21,18 @@ struct Summand {
     if (p.product) return value * widen(second.value[w]);
     return p.absolute && value < 0 ? -value : value;
   }
+  __device__ A total(const Params& p) const {
+    A sum = 0;
+#pragma unroll
+    for (int w = 0; w < Width; ++w) sum += (*this)(p, w);
+    return sum;
+  }
 };
 
 template <int Width>
 constexpr int kSummands = Width == 8 ? 2 : 4;  // under way at once
 
+// A block takes a plane, or a piece of one.
 template <typename T, int Width>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>) sum_planes(const Params p) {
   using A = Accumulator<T>;
@@ -43,16 +50,43 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) sum_planes(const Params 
     }
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      if (j >= count) continue;
-#pragma unroll
-      for (int w = 0; w < Width; ++w) sum[j] += summand[j](p, w);
+      if (j < count) sum[j] += summand[j].total(p);
     }
   }
 #pragma unroll
   for (int j = 1; j < kCount; ++j) sum[0] += sum[j];
   const A total = team_sum(p, sum[0]);
-  if (t.works && threadIdx.x % p.team == 0)
+  if (t.works && threadIdx.x == 0)
     static_cast<A*>(p.partial)[partial_at(p, t.image, t.piece, t.channel, channels)] = total;
+}
+
+// A team of at most a warp takes several planes at once, whose pixels follow each other in memory.
+template <typename T, int Width>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>) sum_small_planes(const Params p) {
+  using A = Accumulator<T>;
+  constexpr int kCount = kSummands<Width>, kRounds = Width == 1 ? 2 : 1;
+  const int planes = p.batch * (p.product ? p.outputs : p.channels), reads = p.pixels / Width;
+  const int team = static_cast<int>(threadIdx.x) / p.team, lane = static_cast<int>(threadIdx.x) - team * p.team;
+  const int first = (static_cast<int>(blockIdx.x) * (kThreads / p.team) + team) * kCount;
+  A sum[kCount] = {};
+#pragma unroll kRounds
+  for (int i = lane; i < reads; i += p.team) {
+    Summand<T, Width> summand[kCount];
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      if (first + j < planes)
+        summand[j].load(p, static_cast<long long>(first + j) * p.pixels + static_cast<long long>(i) * Width);
+    }
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      if (first + j < planes) sum[j] += summand[j].total(p);
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    const A total = team_sum(p, sum[j]);
+    if (lane == 0 && first + j < planes) static_cast<A*>(p.partial)[first + j] = total;
+  }
 }
 
 template <typename T, int Width>

@@ -104,6 +104,10 @@ __device__ const A* shift_of(const Params& p, long long channel) {
   return p.shift ? static_cast<const A*>(p.shift) + channel : nullptr;
 }
 
+// Places that a thread serves at once where it reads single elements.
+template <int Width>
+constexpr int kAtOnce = Width == 1 ? 2 : 1;
+
 template <typename T, int Width>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>) scatter_planes(const Params p) {
   using A = Accumulator<T>;
@@ -122,6 +126,37 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) scatter_planes(const Par
   if (!p.grad_gates) return;
   sum = team_sum(p, sum);
   if (t.works && threadIdx.x % p.team == 0) store_sum(p, t.image, t.piece, t.channel, sum);
+}
+
+// As pick_packed; it adds nothing up.
+template <typename T>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>) scatter_packed(const Params p) {
+  using A = Accumulator<T>;
+  constexpr int kAtOnce = Packed::kAtOnce;
+  const Packed t(p);
+  for (int begin = threadIdx.x; begin < t.count; begin += kAtOnce * kThreads) {
+    const int count = left(begin, t.count, kThreads);
+    PackedPixel<T> pixel[kAtOnce];
+    Upstream<T, 1> up[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int item = i < count ? begin + i * kThreads : begin;
+      pixel[i] = PackedPixel<T>(p, t, item);
+      up[i].load(p, t.begin + item, true);
+    }
+    for (int k = 0; k < minimum(p.zeta, p.channels); ++k) {
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (i >= count || k >= pixel[i].size) continue;
+        const long long to = pixel[i].source + static_cast<long long>(k) * p.pixels;
+        const A share = pixel[i].gate(widen(up[i].grad.value[0]));
+        const A own = !pixel[i].gate.picks || up[i].which[0] == k ? share : A(0);
+        const A added = p.shift ? static_cast<const A*>(p.shift)[pixel[i].channel + k] : A(0);
+        static_cast<T*>(p.grad_x)[to] =
+            narrow<T>(own + (p.x ? signed_shift(added, static_cast<const T*>(p.x)[to]) : added));
+      }
+    }
+  }
 }
 
 template <typename T, int Zeta>  // 0: any

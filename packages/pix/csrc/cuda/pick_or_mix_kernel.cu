@@ -13,14 +13,16 @@ using leanconv::with_dtype;
 
 constexpr int64_t kBlocksWanted = 1024;
 constexpr int64_t kMaxCount = 1 << 30;
-constexpr int64_t kMaxPieces = 64;      // that somebody adds up
-constexpr int64_t kMaxReads = 8;        // of a thread
-constexpr int64_t kMaxColumns = 64;     // of a block
-constexpr int64_t kMaxSumColumns = 32;  // of a block that has rows to add up
-constexpr int64_t kMaxOneWarp = 1024;   // reads in a plane of a warp, where there are many planes
-constexpr int64_t kMaxAlone = 256;      // and where there are few
-constexpr int64_t kMaxSummed = 512;     // and of a sum
-constexpr int64_t kMaxAligned = 16;     // bytes
+constexpr int64_t kMaxPieces = 64;       // that somebody adds up
+constexpr int64_t kMaxReads = 8;         // of a thread
+constexpr int64_t kMaxColumns = 64;      // of a block
+constexpr int64_t kMaxSumColumns = 32;   // of a block that has rows to add up
+constexpr int64_t kMaxOneWarp = 1024;    // reads in a plane of a warp, where there are many planes
+constexpr int64_t kMaxAlone = 256;       // and where there are few
+constexpr int64_t kMaxSummed = 512;      // and of a sum
+constexpr int64_t kMaxPacked = 256;      // pixels of a plane that shares a block
+constexpr int64_t kPackedPixels = 1024;  // of such a block
+constexpr int64_t kMaxAligned = 16;      // bytes
 
 int64_t address_of(const void* data) { return reinterpret_cast<int64_t>(data); }
 
@@ -63,12 +65,18 @@ void plan_planes(Params* params, int64_t bytes, bool sums) {
   Params& p = *params;
   p.width = plane_width(p, bytes);
   const int64_t reads = p.pixels / p.width, planes = int64_t{p.batch} * p.outputs;
+  if (p.width == 1 && p.pixels <= kMaxPacked && p.pixels > 1 && !sums) {
+    p.pieces = 1;
+    p.span = kPackedPixels / p.pixels;  // planes
+    return;
+  }
   p.team = team_of(reads, planes >= kBlocksWanted * kWarps ? kMaxOneWarp : kMaxAlone);
   p.pieces = p.team < kThreads ? 1 : pieces_of(planes, reads, kThreads, sums);
   p.span = ceil_ratio(reads, p.pieces);
 }
 
 int64_t plane_blocks(const Params& p, int64_t channels) {
+  if (p.team == 0) return ceil_ratio(int64_t{p.batch} * channels, p.span);
   return ceil_ratio(p.batch * channels * static_cast<int64_t>(p.pieces), kThreads / p.team);
 }
 
@@ -122,6 +130,7 @@ void pick_as(const Params& p, bool last, void* stream) {
     with_zeta(p.width, [&](auto zeta) { launch(pick_pixels<T, zeta>, p, blocks, kThreads, 0, stream, kPackage); });
   } else {
     const int64_t blocks = plane_blocks(p, p.outputs);
+    if (p.team == 0) return launch(pick_packed<T>, p, blocks, kThreads, 0, stream, kPackage);
     with_width<kWide<T>>(p.width,
                          [&](auto width) { launch(pick_planes<T, width>, p, blocks, kThreads, 0, stream, kPackage); });
   }
@@ -134,10 +143,16 @@ void sums_as(const Params& p, bool last, void* stream) {
     const int64_t blocks = column_blocks(p, channels / p.width), shared = kThreads * p.width * bytes;
     with_width<kWide<T>>(
         p.width, [&](auto width) { launch(sum_pixels<T, width>, p, blocks, kThreads, shared, stream, kPackage); });
-  } else {
+  } else if (p.team == kThreads) {
     const int64_t blocks = plane_blocks(p, channels), shared = kWarps * bytes;
     with_width<kWide<T>>(
         p.width, [&](auto width) { launch(sum_planes<T, width>, p, blocks, kThreads, shared, stream, kPackage); });
+  } else {
+    const int64_t planes = int64_t{p.batch} * channels;
+    with_width<kWide<T>>(p.width, [&](auto width) {
+      const int64_t blocks = ceil_ratio(planes, kThreads / p.team * kSummands<width>);
+      launch(sum_small_planes<T, width>, p, blocks, kThreads, 0, stream, kPackage);
+    });
   }
 }
 
@@ -151,6 +166,7 @@ void scatter_as(const Params& p, bool last, void* stream) {
               [&](auto zeta) { launch(scatter_pixels<T, zeta>, p, blocks, kThreads, shared, stream, kPackage); });
   } else {
     const int64_t blocks = plane_blocks(p, p.outputs), shared = kWarps * bytes;
+    if (p.team == 0) return launch(scatter_packed<T>, p, blocks, kThreads, 0, stream, kPackage);
     with_width<kWide<T>>(
         p.width, [&](auto width) { launch(scatter_planes<T, width>, p, blocks, kThreads, shared, stream, kPackage); });
   }

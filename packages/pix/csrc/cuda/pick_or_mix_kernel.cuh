@@ -2,8 +2,8 @@
 // nvcc, NVRTC (CuPy) and tests/emulator.
 //
 // Every element of x is read once. Channels first, a team of threads serves one plane of y, so that all of them decide
-// alike. Channels last, a thread serves the same channels at several pixels; where subsets of 1, 2, 4 or 8 channels
-// fill 16 bytes it reads whole subsets at once.
+// alike, except where planes are small and odd, such as 7 x 7. Channels last, a thread serves the same channels at
+// several pixels; where subsets of 1, 2, 4 or 8 channels fill 16 bytes it reads whole subsets at once.
 #pragma once
 
 #include "cuda/walk.cuh"
@@ -17,6 +17,7 @@ struct Gate {
   A p, divisor, factor;
   bool picks, exact;
 
+  __device__ Gate() = default;
   __device__ Gate(const Params& params, int image, int output) {
     p = static_cast<const A*>(params.gates)[static_cast<long long>(image) * params.outputs + output];
     picks = p < static_cast<A>(params.tau);  // not so if p is NaN
@@ -95,20 +96,20 @@ __device__ void store(const Params& p, long long at, const Best<T, Count>& best,
 }
 
 // One output channel at AtOnce places of Width neighbours: place i of y is at + i * step, that of the subset's first
-// channel source + i * source_step, and the next channel's is `stride` away. Only `count` places exist.
-template <typename T, int Width, int AtOnce>
+// channel source + i * source_step, and the next channel's is `stride` away. Only `count` places exist. So many
+// channels are read at once.
+template <typename T, int Width, int AtOnce, int Channels>
 __device__ void pick_subset(const Params& p, const Gate<T>& gate, int size, long long source, long long source_step,
                             long long stride, long long at, long long step, int count) {
-  constexpr int kChannels = 4;  // read at once
   Best<T, Width> best[AtOnce];
 #pragma unroll
   for (int i = 0; i < AtOnce; ++i) best[i].start(gate.picks);
-  for (int first = 0; first < size; first += kChannels) {
-    Vector<T, Width> loaded[AtOnce][kChannels];
+  for (int first = 0; first < size; first += Channels) {
+    Vector<T, Width> loaded[AtOnce][Channels];
 #pragma unroll
     for (int i = 0; i < AtOnce; ++i) {
 #pragma unroll
-      for (int k = 0; k < kChannels; ++k) {
+      for (int k = 0; k < Channels; ++k) {
         if (i < count && first + k < size)
           loaded[i][k] = neighbours<T, Width>(p.x, source + i * source_step + (first + k) * stride);
       }
@@ -116,7 +117,7 @@ __device__ void pick_subset(const Params& p, const Gate<T>& gate, int size, long
 #pragma unroll
     for (int i = 0; i < AtOnce; ++i) {
 #pragma unroll
-      for (int k = 0; k < kChannels; ++k) {
+      for (int k = 0; k < Channels; ++k) {
         if (i >= count || first + k >= size) continue;
 #pragma unroll
         for (int w = 0; w < Width; ++w) best[i].add(w, first + k, loaded[i][k].value[w], gate.picks);
@@ -129,26 +130,104 @@ __device__ void pick_subset(const Params& p, const Gate<T>& gate, int size, long
   }
 }
 
-// Places that a thread serves at once where it reads single elements.
-template <int Width>
-constexpr int kAtOnce = Width == 1 ? 2 : 1;
-
 // How many of the items from `item` on in steps of `step` lie below `last`.
 __device__ inline int left(int item, int last, int step) { return (last - item + step - 1) / step; }
 
-template <typename T, int Width>
-__global__ void __launch_bounds__(kThreads, kBlocks<T>) pick_planes(const Params p) {
-  const Team t(p, p.outputs, Width);
-  if (!t.works) return;
+// One plane of y, of which a thread has several reads of x under way, the more places at once the fewer channels.
+template <typename T, int Width, int Channels>
+__device__ void pick_plane(const Params& p, const Team& t) {
+  constexpr int kReads = Width == 1 ? 8 : Width == 8 ? 2 : 4, kAtOnce = Channels < kReads ? kReads / Channels : 1;
   const Gate<T> gate(p, t.image, t.channel);
   const int size = Gate<T>::size(p, t.channel), step = p.team * Width;
   const long long channel = static_cast<long long>(t.image) * p.channels + static_cast<long long>(t.channel) * p.zeta;
   const long long source = channel * p.pixels;
   const long long target = (static_cast<long long>(t.image) * p.outputs + t.channel) * p.pixels;
-  for (int i = t.first; i < t.last; i += kAtOnce<Width> * p.team) {
+  for (int i = t.first; i < t.last; i += kAtOnce * p.team) {
     const long long offset = static_cast<long long>(i) * Width;
-    pick_subset<T, Width, kAtOnce<Width>>(p, gate, size, source + offset, step, p.pixels, target + offset, step,
-                                          left(i, t.last, p.team));
+    pick_subset<T, Width, kAtOnce, Channels>(p, gate, size, source + offset, step, p.pixels, target + offset, step,
+                                             left(i, t.last, p.team));
+  }
+}
+
+template <typename T, int Width>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>) pick_planes(const Params p) {
+  const Team t(p, p.outputs, Width);
+  if (!t.works) return;
+  if (p.zeta == 1) return pick_plane<T, Width, 1>(p, t);
+  if (p.zeta == 2) return pick_plane<T, Width, 2>(p, t);
+  pick_plane<T, Width, 4>(p, t);
+}
+
+// Planes so small, and of so odd a size, that a block takes `span` of them at once: threads run along the pixels of all
+// of them, which follow each other in memory.
+struct Packed {
+  static constexpr int kAtOnce = 4;  // pixels of a thread
+  int count;                         // pixels of the block
+  long long begin;                   // of y
+  leanconv::Divider by_pixels;
+
+  __device__ explicit Packed(const Params& p) : by_pixels(p.pixels) {
+    const int first = static_cast<int>(blockIdx.x) * p.span;
+    count = minimum(p.span, p.batch * p.outputs - first) * p.pixels;
+    begin = static_cast<long long>(first) * p.pixels;
+  }
+};
+
+// One pixel of them: where it lies in the first channel of its subset, and that one among all channels.
+template <typename T>
+struct PackedPixel {
+  Gate<T> gate;
+  int size;
+  long long channel, source;
+
+  __device__ PackedPixel() = default;
+  __device__ PackedPixel(const Params& p, const Packed& t, int item) {
+    const int number = t.by_pixels(item), plane = static_cast<int>(blockIdx.x) * p.span + number;
+    const int image = plane / p.outputs, output = plane - image * p.outputs;
+    gate = Gate<T>(p, image, output);
+    size = Gate<T>::size(p, output);
+    channel = static_cast<long long>(image) * p.channels + static_cast<long long>(output) * p.zeta;
+    source = channel * p.pixels + item - number * p.pixels;
+  }
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>) pick_packed(const Params p) {
+  constexpr int kAtOnce = Packed::kAtOnce, kChannels = 4;  // read at once
+  const Packed t(p);
+  for (int begin = threadIdx.x; begin < t.count; begin += kAtOnce * kThreads) {
+    const int count = left(begin, t.count, kThreads);
+    PackedPixel<T> pixel[kAtOnce];
+    Best<T, 1> best[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      pixel[i] = PackedPixel<T>(p, t, i < count ? begin + i * kThreads : begin);
+      best[i].start(pixel[i].gate.picks);
+    }
+    for (int first = 0; first < minimum(p.zeta, p.channels); first += kChannels) {
+      T loaded[kAtOnce][kChannels];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+#pragma unroll
+        for (int k = 0; k < kChannels; ++k) {
+          if (i < count && first + k < pixel[i].size)
+            loaded[i][k] = static_cast<const T*>(p.x)[pixel[i].source + static_cast<long long>(first + k) * p.pixels];
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+#pragma unroll
+        for (int k = 0; k < kChannels; ++k) {
+          if (i < count && first + k < pixel[i].size) best[i].add(0, first + k, loaded[i][k], pixel[i].gate.picks);
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (i < count)
+        store<T, 1>(p, t.begin + begin + i * kThreads, best[i],
+                    [&](int, Accumulator<T> value) { return pixel[i].gate(value); });
+    }
   }
 }
 
@@ -189,7 +268,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) pick_pixels(const Params
     const int count = left(q, t.last, t.rows);
     if constexpr (Zeta == 0) {
       const int size = Gate<T>::size(p, t.item);
-      pick_subset<T, 1, kPixels>(p, gates.first, size, source, step, 1, target, y_step, count);
+      pick_subset<T, 1, kPixels, 4>(p, gates.first, size, source, step, 1, target, y_step, count);
     } else {
       Vector<T, kCount * Zeta> loaded[kPixels];
 #pragma unroll

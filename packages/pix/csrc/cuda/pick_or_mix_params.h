@@ -26,10 +26,10 @@ struct Params {
   float tau;
   // The plan. Channels first, threads run along the pixels of a plane; channels last, along the channels of a pixel.
   int width;    // channels first: neighbours that a thread reads at once; last: of sums likewise, else zeta or 0: any
-  int team;     // channels first: threads of a plane, a power of two up to 32, or all of a block
+  int team;     // channels first: threads of a plane, a power of two up to 32, or all of a block; 0: it shares a block
   int columns;  // channels last: threads of a block along the channels
   int pieces;   // of the pixels of an image, each with blocks of its own
-  int span;     // of a piece: channels first in reads of a thread, last in pixels
+  int span;     // of a piece: channels first in reads of a thread, last in pixels; of a block: planes that share it
 };
 
 }  // namespace pix::maps

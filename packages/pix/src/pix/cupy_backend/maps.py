@@ -19,6 +19,8 @@ MAX_SUM_COLUMNS = 32
 MAX_ONE_WARP = 1024
 MAX_ALONE = 256
 MAX_SUMMED = 512
+MAX_PACKED = 256
+PACKED_PIXELS = 1024
 MAX_ALIGNED = 16
 
 
@@ -108,9 +110,13 @@ def scatter(a: Params, like: Tensor, last: bool) -> None:
 def sums(a: Params, like: Tensor, last: bool) -> None:
     """Sums over pixels, whose plan is made, as `launch_sums` in C++."""
     channels, bytes_ = _summed(a), max(like.element_size(), 4)
-    kernel = "sum_pixels" if last else "sum_planes"
-    blocks = _column_blocks(a, channels // a.width) if last else _plane_blocks(a, channels)
-    shared = (THREADS * a.width if last else WARPS) * bytes_
+    if last:
+        kernel, blocks, shared = "sum_pixels", _column_blocks(a, channels // a.width), THREADS * a.width * bytes_
+    elif a.team == THREADS:
+        kernel, blocks, shared = "sum_planes", _plane_blocks(a, channels), WARPS * bytes_
+    else:
+        at_once = THREADS // a.team * (2 if a.width == 8 else 4)
+        kernel, blocks, shared = "sum_small_planes", ceil_ratio(a.batch * channels, at_once), 0
     launch("maps", instance(kernel, like.dtype, a.width), a, blocks, shared, like.device)
 
 
@@ -152,15 +158,20 @@ def plan_subsets(a: Params, bytes_: int, last: bool, sums: bool) -> None:
 def _launch_subsets(kernel: str, a: Params, like: Tensor, last: bool, shared: int) -> None:
     if last:
         blocks = _column_blocks(a, a.outputs // _subsets(a.width, like.element_size()))
+        name = instance(f"{kernel}_pixels", like.dtype, a.width)
+    elif a.team == 0:
+        blocks, name = _plane_blocks(a, a.outputs), instance(f"{kernel}_packed", like.dtype)
     else:
-        blocks = _plane_blocks(a, a.outputs)
-    name = instance(f"{kernel}_{'pixels' if last else 'planes'}", like.dtype, a.width)
+        blocks, name = _plane_blocks(a, a.outputs), instance(f"{kernel}_planes", like.dtype, a.width)
     launch("maps", name, a, blocks, shared, like.device)
 
 
 def _plan_planes(a: Params, bytes_: int, sums: bool) -> None:
     a.width = _plane_width(a, bytes_)
     reads, planes = a.pixels // a.width, a.batch * a.outputs
+    if a.width == 1 and 1 < a.pixels <= MAX_PACKED and not sums:
+        a.pieces, a.span = 1, PACKED_PIXELS // a.pixels
+        return
     a.team = _team(reads, MAX_ONE_WARP if planes >= BLOCKS_WANTED * WARPS else MAX_ALONE)
     a.pieces = 1 if a.team < THREADS else _pieces(planes, reads, THREADS, sums)
     a.span = ceil_ratio(reads, a.pieces)
@@ -194,6 +205,8 @@ def _sum_pieces(reads: int, step: int) -> int:
 
 
 def _plane_blocks(a: Params, channels: int) -> int:
+    if a.team == 0:
+        return ceil_ratio(a.batch * channels, a.span)
     return ceil_ratio(a.batch * channels * a.pieces, THREADS // a.team)
 
 
