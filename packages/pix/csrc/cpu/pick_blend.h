@@ -26,7 +26,7 @@ inline void blend_tile(const Params& a, const Blend& b, int64_t n, int64_t c) {
     for (int r = 0; r < rows; ++r) {
       const Vector<A> w = load_lanes(weight + r * a.channels + k, lanes);
 #pragma GCC unroll 4
-      for (int s = 0; s < samples; ++s) sums[r][s] += w * inputs[s];
+      for (int s = 0; s < samples; ++s) sums[r][s] = multiply_add(w, inputs[s], sums[r][s]);
     }
   }
   for (int r = 0; r < rows; ++r) {
@@ -64,7 +64,8 @@ inline void spread_rows(const Params& a, const Blend& b, int64_t n, int64_t c, i
     const int64_t lanes = end - k < kLanes<A> ? end - k : kLanes<A>;
     Vector<A> sum = load_lanes(d_z + k, lanes);
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r) sum += load_lanes(weight + r * a.channels + k, lanes) * d_logit[r];
+    for (int r = 0; r < rows; ++r)
+      sum = multiply_add(load_lanes(weight + r * a.channels + k, lanes), splat(d_logit[r]), sum);
     store_lanes(d_z + k, sum, lanes);
   }
 }
@@ -92,7 +93,7 @@ inline void outer_rows(const Params& a, const Blend& b, int64_t c) {
     for (int64_t n = 0; n < a.batch; ++n) {
       const Vector<A> input = load_lanes(z + n * a.channels + k, lanes);
 #pragma GCC unroll 4
-      for (int r = 0; r < rows; ++r) sums[r] += input * d_logit[n * a.outputs + r];
+      for (int r = 0; r < rows; ++r) sums[r] = multiply_add(input, splat(d_logit[n * a.outputs + r]), sums[r]);
     }
     for (int r = 0; r < rows; ++r) store_lanes(out + r * a.channels + k, sums[r], lanes);
   }
