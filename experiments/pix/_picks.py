@@ -37,8 +37,9 @@ def draw(run: Path) -> None:
     for name, share in shares.items():
         mean, always, never = (value.double().mean().item() for value in (share, share == 1, share == 0))
         zeta = layers[name].zeta
-        rows[f"{name}, zeta {zeta}: {mean:.0%} picks"] = (always, 1 - always - never, never)
+        rows[f"{name}, zeta {zeta}"] = (always, 1 - always - never, never)
         record[name] = {"zeta": zeta, "picks": mean, "always": always, "never": never}
     write_json(run / "picks.json", {"images": len(data.test), "layers": record})
     title = f"{run.name}: what the channels of each layer do in {len(data.test)} test images"
-    plots.shares(rows, PARTS, title, run / "picks.png")
+    means = [layer["picks"] for layer in record.values()]
+    plots.shares(rows, PARTS, title, run / "picks.png", ("share of picks over channels and images", means))

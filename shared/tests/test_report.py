@@ -84,5 +84,8 @@ def test_a_folder_without_runs_is_said_plainly(tmp_path, capsys):
 
 
 def test_shares_are_drawn(tmp_path):
-    plots.shares({"layer1": (0.2, 0.3, 0.5), "layer2": (0.0, 1.0, 0.0)}, ("a", "b", "c"), "title", tmp_path / "s.png")
-    assert (tmp_path / "s.png").stat().st_size > 10_000
+    rows = {"layer1": (0.2, 0.3, 0.5), "layer2": (0.0, 1.0, 0.0)}
+    for name, marks in (("plain", None), ("marked", ("a mark", (0.3, 0.6)))):
+        plots.shares(rows, ("a", "b", "c"), "title", tmp_path / f"{name}.png", marks)
+    plain, marked = ((tmp_path / f"{name}.png").stat().st_size for name in ("plain", "marked"))
+    assert 5_000 < plain < marked

@@ -74,20 +74,32 @@ def comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
-def shares(rows: Mapping[str, Sequence[float]], parts: Sequence[str], title: str, path: Path) -> None:
-    """Bars of parts that add up to 1: each row's shares, in the order of `parts`, beside one another."""
+def shares(
+    rows: Mapping[str, Sequence[float]],
+    parts: Sequence[str],
+    title: str,
+    path: Path,
+    marks: tuple[str, Sequence[float]] | None = None,
+) -> None:
+    """Bars of parts that add up to 1: each row's shares, in the order of `parts`, beside one another.
+
+    `marks` are a name and one more share for each row, shown as a dot.
+    """
     figure = Figure(figsize=(12, 1.2 + 0.3 * len(rows)), dpi=130, layout="constrained")
     axes = figure.subplots()
     start = [0.0] * len(rows)
     for index, (part, color) in enumerate(zip(parts, COLORS)):
         widths = [100 * row[index] for row in rows.values()]
-        axes.barh(range(len(rows)), widths, left=start, color=color, label=part, height=0.75)
+        axes.barh(range(len(rows)), widths, left=start, color=color, label=part, height=0.75, ec="white")
         start = [left + width for left, width in zip(start, widths, strict=True)]
+    if marks:
+        values = [100 * value for value in marks[1]]
+        axes.plot(values, range(len(rows)), "o", ms=7, color=INK, mec="white", mew=1.2, label=marks[0])
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.xaxis.set_major_formatter("{x:g} %")
-    axes.legend(frameon=False, fontsize=8, ncols=len(parts), loc="lower left", bbox_to_anchor=(0, 1))
+    axes.legend(frameon=False, fontsize=8, ncols=len(parts) + 1, loc="lower left", bbox_to_anchor=(0, 1))
     _style(axes, "")
     axes.tick_params(axis="y", length=0)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
