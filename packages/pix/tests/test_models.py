@@ -207,7 +207,7 @@ def test_options_reach_every_layer():
 # timm's interface.
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(NAMES))
 def test_entry_points(name):
     assert name in timm.list_models(module="squeezed") + timm.list_models(module="downscaled")
     model = timm.create_model(name, device="meta")
@@ -220,13 +220,17 @@ def test_entry_points(name):
         timm.create_model(name, pretrained=True, device="meta")
 
 
-@pytest.mark.parametrize("options", [{}, {"se": True}, {"pix": False}, {"stem": "lowres"}, {"bias": True}])
-@pytest.mark.parametrize("name", ["pix_resnet50", "pix_resnet18"])
+OPTIONS = [{}, {"pix": False}, {"stem": "lowres"}, {"bias": True}]
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        *[("pix_resnet50", options) for options in [*OPTIONS, {"se": True}]],
+        *[("pix_resnet18", {**options, "zero_init_last": False}) for options in OPTIONS],
+    ],
+)
 def test_every_parameter_learns(name, options):
-    if name == "pix_resnet18":
-        if "se" in options:
-            pytest.skip("timm's ResNet has its own")
-        options = {**options, "zero_init_last": False}
     model = small(name, **options)
     model(images()).square().sum().backward()
     for key, parameter in model.named_parameters():
