@@ -15,7 +15,7 @@ from dwoconv1d import ops, tap_offsets
 pytestmark = pytest.mark.skipif(bool(ops.backends.why["cpu"]), reason="needs the native CPU kernels")
 
 # Below, at and above a vector, a strip of four vectors and a tile of columns; rows around the heights of tiles.
-WIDTHS = (1, 2, 7, 15, 16, 17, 31, 33, 56, 64, 65, 255, 257, 300)
+WIDTHS = (1, 2, 7, 14, 15, 16, 17, 31, 33, 56, 64, 65, 255, 257, 270, 271, 300)
 HEIGHTS = (1, 2, 3, 5, 7, 13, 14, 15, 29)
 
 

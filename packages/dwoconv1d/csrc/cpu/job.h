@@ -87,11 +87,13 @@ struct GradTask {
   void* scratch;
 };
 
-// Up to kMostTaps taps one below the other, (dy + t, dx), whose weights follow one another from `first` on.
-struct TapColumn {
-  int64_t dy, dx, first, count;
+// Up to kMostTaps taps one below the other, or side by side, whose weights follow one another from `first` on.
+struct TapGroup {
+  int64_t dy, dx, first;
+  int shape;
 };
-constexpr int64_t kMostTaps = 3;
+constexpr int kMostTaps = 3, kShapes = 2 * kMostTaps - 1;
+constexpr int shape_of(int down, int across) { return across > 1 ? kMostTaps + across - 2 : down - 1; }
 
 // Planes that are read in place are cut into tiles of this many columns, those into strips of up to four vectors.
 constexpr int64_t kTileColumns = 256, kStripVectors = 4;
@@ -100,9 +102,10 @@ constexpr int64_t strip_begin(int64_t vectors, int64_t strip) { return vectors *
 
 // One channel of planes that are read in place.
 struct Plane {
-  const TapColumn* columns;     // by their number of taps,
-  int64_t ends[kMostTaps + 1];  // those of t taps in [ends[t - 1], ends[t])
-  const uint64_t* live;         // (tiles across, strips of a whole tile, columns): pixels read that are in the image
+  const TapGroup* groups;     // by their shape,
+  int64_t ends[kShapes + 1];  // those of shape s in [ends[s], ends[s + 1])
+  const uint64_t* live;       // (tiles across, strips of a whole tile, taps): pixels read that are in the image
+  int64_t taps;
   const float* weight;
 };
 

@@ -94,9 +94,9 @@ class Plan {
 
  private:
   struct Run;  // neighbouring channels with equal offsets
-  struct Columns {
-    std::vector<TapColumn> columns;
-    int64_t ends[kMostTaps + 1];
+  struct Groups {
+    std::vector<TapGroup> groups;
+    int64_t ends[kShapes + 1];
     std::vector<uint64_t> live;
   };
 
@@ -107,7 +107,7 @@ class Plan {
   size_t add_map(const Run& run, const TapSet& set);
   void find_tiles(bool channels_last);
   void find_plane_tiles();
-  Columns find_columns(const TapSet& set) const;
+  Groups find_groups(const TapSet& set) const;
   Window window(const TapSet& set) const;
   Prefetch share(const Unit& unit, const void* data, Strides strides, const Area& area, int64_t part) const;
 
@@ -123,7 +123,7 @@ class Plan {
   std::vector<Block> blocks_;
   std::vector<Geometry> geometries_;  // per set
   bool in_place_;
-  std::vector<Columns> columns_;  // per set, of a plan for planes in place
+  std::vector<Groups> groups_;  // per set, of a plan for planes in place
   int64_t tile_rows_, tile_cols_, tiles_down_, tiles_across_, range_, ranges_;
   int64_t bottom_ = 0;  // largest dy
   size_t weights_ = 0, scratch_bytes_ = 0;

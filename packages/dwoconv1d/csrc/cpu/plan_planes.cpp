@@ -18,24 +18,41 @@ uint64_t live_columns(int64_t column, int64_t width) {
 
 }  // namespace
 
-Plan::Columns Plan::find_columns(const TapSet& set) const {
-  Columns found;
+Plan::Groups Plan::find_groups(const TapSet& set) const {
+  Groups found;
   const int64_t taps = static_cast<int64_t>(set.dy.size());
-  for (int64_t first = 0, count; first < taps; first += count) {
-    const auto below = [&](int64_t t) { return set.dy[t] == set.dy[first] + t - first && set.dx[t] == set.dx[first]; };
-    for (count = 1; count < kMostTaps && first + count < taps && below(first + count);) ++count;
-    found.columns.push_back({set.dy[first], set.dx[first], first, count});
+  // Taps side by side share registers, see direct_rows.h, unless a tile's only vector may be full.
+  const int64_t rest = reads_.out_width % kTileColumns;
+  const bool share = rest == 0 || rest > vector_ || rest + kMostTaps - 1 <= vector_;
+  const auto count_from = [&](int64_t first, int64_t down, int64_t across) {
+    const auto follows = [&](int64_t n) {
+      return set.dy[first + n] == set.dy[first] + n * down && set.dx[first + n] == set.dx[first] + n * across;
+    };
+    int64_t n = 1;
+    while (first + n < taps && follows(n)) ++n;
+    return n;
+  };
+  for (int64_t first = 0; first < taps;) {
+    const int64_t down = count_from(first, 1, 0), side = share ? count_from(first, 0, 1) : 1,
+                  count = std::max(down, side);
+    const int64_t parts = (count + kMostTaps - 1) / kMostTaps;
+    for (int64_t i = 0; i < parts; ++i) {
+      const int64_t from = first + count * i / parts;
+      const int size = static_cast<int>(first + count * (i + 1) / parts - from);
+      found.groups.push_back({set.dy[from], set.dx[from], from, down >= side ? shape_of(size, 1) : shape_of(1, size)});
+    }
+    first += count;
   }
-  std::stable_sort(found.columns.begin(), found.columns.end(),
-                   [](const TapColumn& a, const TapColumn& b) { return a.count < b.count; });
-  for (int64_t t = 0; t <= kMostTaps; ++t)
-    found.ends[t] = std::count_if(found.columns.begin(), found.columns.end(),
-                                  [t](const TapColumn& column) { return column.count <= t; });
+  std::stable_sort(found.groups.begin(), found.groups.end(),
+                   [](const TapGroup& a, const TapGroup& b) { return a.shape < b.shape; });
+  for (int s = 0; s <= kShapes; ++s)
+    found.ends[s] =
+        std::count_if(found.groups.begin(), found.groups.end(), [s](const TapGroup& group) { return group.shape < s; });
   for (int64_t q = 0; q < reads_.out_width; q += kTileColumns) {
     const int64_t vectors = (std::min(kTileColumns, reads_.out_width - q) + vector_ - 1) / vector_;
     for (int64_t strip = 0; strip < strips_of(vectors); ++strip) {
       const int64_t first = q + strip_begin(vectors, strip) * vector_;
-      for (const TapColumn& column : found.columns) found.live.push_back(live_columns(first + column.dx, reads_.width));
+      for (int64_t dx : set.dx) found.live.push_back(live_columns(first + dx, reads_.width));
     }
   }
   return found;
@@ -55,16 +72,17 @@ void Plan::find_plane_tiles() {
   ranges_ = (blocks + range_ - 1) / range_;
   for (const TapSet& set : sets_) {
     if (!set.dy.empty()) bottom_ = std::max(bottom_, set.dy.back());
-    columns_.push_back(find_columns(set));
+    groups_.push_back(find_groups(set));
   }
 }
 
 std::vector<Plane> Plan::planes(const float* weights) const {
   std::vector<Plane> planes;
   for (const Block& block : blocks_) {
-    const Columns& c = columns_[block.set];
-    Plane plane = {c.columns.data(), {}, c.live.data(), weights + block.weights};
-    std::copy_n(c.ends, kMostTaps + 1, plane.ends);
+    const Groups& g = groups_[block.set];
+    Plane plane = {
+        g.groups.data(), {}, g.live.data(), static_cast<int64_t>(sets_[block.set].dy.size()), weights + block.weights};
+    std::copy_n(g.ends, kShapes + 1, plane.ends);
     planes.push_back(plane);
   }
   return planes;
