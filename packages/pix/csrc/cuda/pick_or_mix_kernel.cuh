@@ -17,7 +17,7 @@ struct Gate {
   A p, divisor, factor;
   bool picks, exact;
 
-  __device__ Gate() = default;
+  Gate() = default;
   __device__ Gate(const Params& params, int image, int output) {
     p = static_cast<const A*>(params.gates)[static_cast<long long>(image) * params.outputs + output];
     picks = p < static_cast<A>(params.tau);  // not so if p is NaN
@@ -180,7 +180,7 @@ struct PackedPixel {
   int size;
   long long channel, source;
 
-  __device__ PackedPixel() = default;
+  PackedPixel() = default;
   __device__ PackedPixel(const Params& p, const Packed& t, int item) {
     const int number = t.by_pixels(item), plane = static_cast<int>(blockIdx.x) * p.span + number;
     const int image = plane / p.outputs, output = plane - image * p.outputs;
