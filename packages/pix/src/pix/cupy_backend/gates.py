@@ -75,8 +75,9 @@ def pix_backward(
     grad_x = empty(grad, channels, last)
     grad_weight, grad_bias = grad.new_empty(a.outputs, channels), grad.new_empty(a.outputs)
     if grad_weight.numel():
-        grad, y, choice, x = (None if t is None else dense(t, last) for t in (grad, y, choice, x))
-        grad_p, z, p, weight = (None if t is None else t.contiguous() for t in (grad_p, z, p, weight))
+        grad, y, choice = (dense(t, last) for t in (grad, y, choice))
+        x, grad_p = None if x is None else dense(x, last), None if grad_p is None else grad_p.contiguous()
+        z, p, weight = (t.contiguous() for t in (z, p, weight))
         maps.upstream(a, grad, y, p, choice, grad_x)
         s = maps.Params.from_buffer_copy(a)
         s.choice = s.grad_x = None
