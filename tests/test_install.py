@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 CUDA = shutil.which("nvcc") is not None
+ARCHS = "7.5;8.0;9.0+PTX"  # of a build without a GPU
 LEFTOVERS = shutil.ignore_patterns("build", "*.so", "*.egg-info", "__pycache__")
 
 pytestmark = pytest.mark.slow
@@ -58,24 +59,45 @@ def run(*command, cwd=None, check=True, **env):
     return done
 
 
-@pytest.fixture
-def tree(package, tmp_path):
+@pytest.fixture(scope="module", params=PACKAGES)
+def package(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tree(package, tmp_path_factory):
     """The package as a fresh clone holds it, outside the monorepo."""
-    return Path(shutil.copytree(ROOT / "packages" / package, tmp_path / package, symlinks=True, ignore=LEFTOVERS))
+    folder = tmp_path_factory.mktemp("clone") / package
+    return Path(shutil.copytree(ROOT / "packages" / package, folder, symlinks=True, ignore=LEFTOVERS))
 
 
-def new_environment(folder: Path, pip: str, *, torch: bool = True) -> Path:
-    """Make a virtual environment; return its Python.
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """The Python of a throw-away environment for all tests: making one takes longer than installing into it.
 
-    Where it is to have torch, a .pth line lends it ours: the same to pip and to Python, and no copy of 5 GB.
+    A .pth line lends it our torch: the same to pip and to Python, and no copy of 5 GB.
     """
-    run(sys.executable, "-m", "venv", folder)
-    python = folder / "bin" / "python"
-    run(python, "-m", "pip", "install", "-q", "--upgrade", pip)
-    if torch:
-        purelib = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
-        Path(purelib, "torch_of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
+    python = new_environment(tmp_path_factory.mktemp("env"))
+    purelib = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
+    Path(purelib, "torch_of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
     return python
+
+
+@pytest.fixture
+def python(environment, package):
+    """The Python of an environment that has not got the package."""
+    run(environment, "-m", "pip", "uninstall", "-q", "-y", package)
+    return environment
+
+
+def new_environment(folder: Path) -> Path:
+    run(sys.executable, "-m", "venv", folder)
+    return folder / "bin" / "python"
+
+
+def pip(python: Path, *arguments, version: str = "pip", **options) -> subprocess.CompletedProcess:
+    run(python, "-m", "pip", "install", "-q", "--upgrade", version)
+    return run(python, "-m", "pip", *arguments, **options)
 
 
 def try_out(package: str, python: Path, cwd: Path) -> tuple[dict, str]:
@@ -85,65 +107,30 @@ def try_out(package: str, python: Path, cwd: Path) -> tuple[dict, str]:
     return json.loads(done.stdout), done.stderr
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-@pytest.mark.parametrize("editable", [False, True], ids=["plain", "editable"])
-@pytest.mark.parametrize("pip", ["pip==23.2", "pip"])
-def test_pip_install_beside_torch(package, pip, editable, tree, tmp_path):
-    python = new_environment(tmp_path / "env", pip)
-    quicker = {"TORCH_CUDA_ARCH_LIST": "8.0"} if editable or pip != "pip" else {}  # one of the four as a user gets it
-    done = run(python, "-m", "pip", "install", "-v", *["-e"] * editable, tree, **quicker)
-    assert "Collecting torch" not in done.stdout + done.stderr  # neither to build with nor to run with
-    info, warnings = try_out(package, python, tmp_path)
-    assert Path(info["file"]).is_relative_to(tree if editable else tmp_path / "env")
+def check_native(package: str, python: Path, cwd: Path, *, cuda: bool) -> Path:
+    """It runs natively, and has what it needs to run; return where it lies."""
+    info, warnings = try_out(package, python, cwd)
     assert info["native_cpu"].startswith("available")
     assert info["active_cpu"] == "native"
     assert "Warning" not in warnings
     folder = Path(info["file"]).parent
-    assert (folder / "_C_cuda.abi3.so").exists() == CUDA
+    assert (folder / "_C_cuda.abi3.so").exists() == cuda
     assert list((folder / "_csrc" / "cuda").glob("*.cu")), "CuPy compiles these where there is no nvcc"
+    return folder
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_pip_install_into_an_empty_environment(package, tree, tmp_path):
-    """pip fetches the newest torch, to build with and to run with: the only test that leaves the tested set."""
-    python = new_environment(tmp_path / "env", "pip", torch=False)
-    run(python, "-m", "pip", "install", "-q", tree, **{f"{package.upper()}_CUDA": "0"})
-    info, _ = try_out(package, python, tmp_path)
-    assert info["active_cpu"] == "native"
-    shutil.rmtree(tmp_path / "env")  # 5 GB that pytest would keep
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_without_a_compiler_it_installs_and_says_so_once(package, tree, tmp_path):
-    python = new_environment(tmp_path / "env", "pip")
-    bare = {"PATH": str(python.parent), "CC": "no-such-compiler", "CXX": "no-such-compiler", "CUDA_HOME": "/no/cuda"}
-    refused = run(
-        python, "-m", "pip", "install", tree, check=False, **bare, **{f"{package.upper()}_REQUIRE_NATIVE": "1"}
-    )
-    assert refused.returncode != 0
-    run(python, "-m", "pip", "install", tree, **bare)
-    info, warnings = try_out(package, python, tmp_path)
-    assert info["active_cpu"] == "reference"
-    assert "C++ compiler" in info["native_cpu"]
-    assert warnings.count("RuntimeWarning") == 1
-    assert "C++ compiler" in warnings
-    assert "C++ compiler" in run(python, "-m", package, cwd=tmp_path).stdout
-
-
-@pytest.fixture
-def wheel(package, tree, tmp_path):
-    """A wheel, and the log of its build for every CUDA architecture that we promise."""
-    choices = {f"{package.upper()}_REQUIRE_NATIVE": "1", f"{package.upper()}_CUDA": str(int(CUDA))}
-    command = ["-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "-w", tmp_path, tree]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = run(sys.executable, *command, PATH=path, TORCH_CUDA_ARCH_LIST="7.5;8.0;9.0", **choices)
-    (file,) = tmp_path.glob("*.whl")
+@pytest.fixture(scope="module")
+def wheel(environment, tree, tmp_path_factory):
+    """A wheel as `pip install` makes it, and the log of its build, whose objects later builds of the clone take."""
+    folder = tmp_path_factory.mktemp("wheel")
+    done = pip(environment, "wheel", "-v", "--no-deps", "-w", folder, tree, TORCH_CUDA_ARCH_LIST=ARCHS)
+    (file,) = folder.glob("*.whl")
     return file, done.stdout + done.stderr  # pip passes the compiler's lines on to stderr
 
 
-@pytest.mark.parametrize("package", PACKAGES)
 def test_wheel_fits_every_python_and_torch(package, wheel, tree, tmp_path):
     file, log = wheel
+    assert "Collecting torch" not in log
     assert re.search(r"-cp310-abi3-\w+\.whl$", file.name)
     with zipfile.ZipFile(file) as archive:
         archive.extractall(tmp_path / "wheel")
@@ -162,3 +149,48 @@ def test_wheel_fits_every_python_and_torch(package, wheel, tree, tmp_path):
     for path in objects.values():
         symbols = run("nm", "-C", "--defined-only", path).stdout
         assert not re.findall(r"^\S* [WVu] .*", symbols, re.MULTILINE)
+
+
+def test_wheel_installs_beside_torch(package, wheel, python, tmp_path):
+    done = pip(python, "install", wheel[0])
+    assert "Collecting torch" not in done.stdout + done.stderr
+    assert check_native(package, python, tmp_path, cuda=CUDA).is_relative_to(python.parents[1])
+
+
+@pytest.mark.parametrize("editable", [False, True], ids=["plain", "editable"])
+@pytest.mark.parametrize("version", ["pip==23.2", "pip"])
+def test_pip_install_beside_torch(package, version, editable, python, tree, tmp_path):
+    # Editable installs compile all again, with CUDA where `nox` makes them: here without.
+    quicker = {f"{package.upper()}_CUDA": "0"} if editable else {"TORCH_CUDA_ARCH_LIST": ARCHS}
+    done = pip(python, "install", "-v", *["-e"] * editable, tree, version=version, **quicker)
+    assert "Collecting torch" not in done.stdout + done.stderr  # neither to build with nor to run with
+    folder = check_native(package, python, tmp_path, cuda=CUDA and not editable)
+    assert folder.is_relative_to(tree if editable else python.parents[1])
+
+
+def test_without_a_compiler_it_installs_and_says_so_once(package, python, tree, tmp_path):
+    tree = Path(shutil.copytree(tree, tmp_path / package, symlinks=True, ignore=LEFTOVERS))  # without what is built
+    bare = {"PATH": str(python.parent), "CC": "no-such-compiler", "CXX": "no-such-compiler", "CUDA_HOME": "/no/cuda"}
+    required = {f"{package.upper()}_REQUIRE_NATIVE": "1"}
+    assert pip(python, "install", tree, check=False, **bare, **required).returncode != 0
+    pip(python, "install", tree, **bare)
+    info, warnings = try_out(package, python, tmp_path)
+    assert info["active_cpu"] == "reference"
+    assert "C++ compiler" in info["native_cpu"]
+    assert warnings.count("RuntimeWarning") == 1
+    assert "C++ compiler" in warnings
+    assert "C++ compiler" in run(python, "-m", package, cwd=tmp_path).stdout
+
+
+def test_pip_install_into_an_empty_environment(tmp_path):
+    """pip fetches the newest torch, to build with and to run with: the only test that leaves the tested set.
+
+    Only the first package finds no torch; what builds them is the same (`test_packages_are_twins`).
+    """
+    python = new_environment(tmp_path / "env")
+    for package in PACKAGES:
+        clone = shutil.copytree(ROOT / "packages" / package, tmp_path / package, symlinks=True, ignore=LEFTOVERS)
+        pip(python, "install", "-q", clone, **{f"{package.upper()}_CUDA": "0"})
+        info, _ = try_out(package, python, tmp_path)
+        assert info["active_cpu"] == "native"
+    shutil.rmtree(tmp_path / "env")  # 5 GB that pytest would keep
