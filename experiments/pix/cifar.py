@@ -38,6 +38,7 @@ USUAL = Recipe(
     schedule="cosine",
     min_lr=0.0,
     augment=Augment(padding=4, hflip=0.5, eval_crop=1.0),
+    channels_last=True,
 )
 RECIPES = {
     "usual": USUAL,
@@ -72,7 +73,7 @@ def smoke_recipe(kind: str) -> Recipe:
     changes = {
         **SMOKE,
         "image_size": None,
-        "train_images": 10_000,
+        "train_images": 16_000,
         "augment.padding": 0,
         "model": "pix_resnet18",
         "model_kwargs": network,
