@@ -32,6 +32,7 @@ from pix import PiX, functional, pick_or_mix, pick_share
             "weight must have shape (2, 8) or (2, 8, 1, 1) for the 8 channels of x and zeta=4, but it has shape (2, 4)",
         ),
         (lambda: pick_share(nn.Linear(2, 2), torch.ones(1, 2)), ValueError, "model has no PiX"),
+        (lambda: pick_share(nn.ReLU(), torch.ones(1, 2)), ValueError, "model has no PiX"),
     ],
 )
 def test_says_what_is_wrong(call, error, says):

@@ -124,6 +124,16 @@ def test_exported_programs_keep_the_ops_and_survive_files(model, images, tmp_pat
         torch.testing.assert_close(loaded(x), model(x))
 
 
+def test_programs_exported_for_inference_run_without_no_grad(images):
+    torch.manual_seed(0)
+    model, x = MODELS["layer"](), images[0]
+    with torch.no_grad():
+        module = torch.export.export(model, (x,), dynamic_shapes=({0: DYNAMIC},)).module()
+    torch.testing.assert_close(module(x), model(x))
+    with pytest.raises(ValueError, match=r"must be exported or traced outside torch\.no_grad\(\)\."):
+        module(x).sum().backward()
+
+
 def test_exported_programs_learn(images):
     torch.manual_seed(0)
     model, x = MODELS["layer"](), images[0]

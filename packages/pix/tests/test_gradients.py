@@ -93,6 +93,24 @@ def test_the_parts_have_a_second_derivative_and_the_fused_layer_says_so():
     assert torch.autograd.gradgradcheck(lambda weight: functional.pix(x, weight, zeta=2, fused=False), weight)
 
 
+@pytest.mark.parametrize("context", functional.CONTEXTS)
+def test_gradients_of_the_weight_alone_have_the_derivatives_of_the_formula(context):
+    """Also by the input, which has no gradient where that of the weight is computed."""
+    x, weight = torch.randn(2, 8, 4, 3).double(), torch.randn(4, 8).double()
+    results = []
+    for fused in (True, False):
+
+        def of_weight(x, weight, fused=fused):
+            def loss(weight):
+                y, p = functional.pix_and_gates(x, weight, zeta=2, context=context, fused=fused)
+                return y.square().sum() + p.sin().sum()
+
+            return torch.func.grad(loss)(weight).square().sum()
+
+        results.append(torch.func.grad(of_weight, (0, 1))(x, weight))
+    torch.testing.assert_close(*results)
+
+
 def saved(function) -> list[Tensor]:
     """What a call keeps for its backward pass."""
     kept: list[Tensor] = []
@@ -124,10 +142,25 @@ def test_no_choices_are_kept_without_a_gradient_of_the_input():
 
 def test_choices_that_were_not_kept_are_missed_in_a_sentence():
     x, p = torch.randn(2, 8, 6, 6, requires_grad=True), torch.rand(2, 2)
-    with pytest.raises(ValueError, match="keep must be true"):
-        torch.ops.pix.pick_or_mix(x, p, 4, 0.5, False, False)
-    with pytest.raises(ValueError, match="keep must be true"):
-        torch.ops.pix.pix(x, torch.randn(2, 8), None, 4, 0.5, False, False, False)
+    for y in (
+        torch.ops.pix.pick_or_mix(x, p, 4, 0.5, False, False)[0],
+        torch.ops.pix.pix(x, torch.randn(2, 8), None, 4, 0.5, False, False, False)[0],
+    ):
+        with pytest.raises(ValueError, match="keep must be true"):
+            y.sum().backward()
+
+
+def test_parts_without_gradients_stay_so_under_torch_func():
+    """As a teacher's: what it computes has no gradient, but its input has."""
+    x, weight, p = torch.randn(2, 8, 3, 3), torch.randn(2, 8), torch.rand(2, 2)
+    for function in (lambda x: functional.pix(x, weight, zeta=4), lambda x: pick_or_mix(x, p, 4)):
+
+        def loss(x, function=function):
+            with torch.no_grad():
+                target = function(x)
+            return (x[:, :2] * target).sum()
+
+        torch.testing.assert_close(torch.func.grad(loss)(x)[:, :2], function(x))
 
 
 def test_checkpointed_layers_learn_the_same():

@@ -66,9 +66,10 @@ def test_starts_as_the_authors_do():
     assert list(PiX(8, 4).state_dict()) == ["weight"]
 
 
-def test_starts_on_the_meta_device():
-    source, x = PiX(8, 3), torch.randn(1, 8, 5, 5)
-    layer = PiX(8, 3, device="meta", dtype=torch.float32)
+@pytest.mark.parametrize("fused", [True, False])
+def test_starts_on_the_meta_device(fused):
+    source, x = PiX(8, 3, fused=fused), torch.randn(1, 8, 5, 5)
+    layer = PiX(8, 3, fused=fused, device="meta", dtype=torch.float32)
     assert layer(x.to("meta")).shape == (1, 3, 5, 5)
     layer.to_empty(device="cpu").load_state_dict(source.state_dict())
     assert torch.equal(layer(x), source(x))
@@ -209,6 +210,13 @@ def test_counting_during_training():
     net(images)
     assert counts["2"][1] == 12
     assert net[0].weight.grad is not None
+
+
+def test_inputs_may_be_named():
+    layer, x = PiX(8, 4), torch.randn(6, 8, 5, 5)
+    with statistics.count_picks(layer) as counts:
+        layer(x=x)
+    assert torch.equal(counts[""][0] / 6, pick_share(layer, x)[""])
 
 
 def test_layers_that_do_not_run_are_left_out():

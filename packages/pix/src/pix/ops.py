@@ -112,8 +112,8 @@ def _(grad, grad_p, y, z, p, choice, weight, x, zeta, tau, count_short):
 # transposed.
 
 
-def _check_kept(ctx, keep: bool) -> None:
-    if ctx.needs_input_grad[0] and not keep:
+def _check_kept(choice: Tensor) -> None:
+    if choice.dim() == 1:
         raise ValueError(
             "keep must be true where x requires a gradient: a model that will learn must be exported or traced outside "
             "torch.no_grad()."
@@ -121,9 +121,8 @@ def _check_kept(ctx, keep: bool) -> None:
 
 
 def _pick_or_mix_setup(ctx, inputs, output):
-    x, p, *ctx.options, keep = inputs
+    x, p, *ctx.options, _ = inputs
     y, choice = output
-    _check_kept(ctx, keep)
     ctx.channels, ctx.layout = x.shape[1], _layout(x)
     ctx.mark_non_differentiable(choice)
     ctx.save_for_backward(y, p, choice if ctx.needs_input_grad[0] else None)
@@ -133,6 +132,7 @@ def _pick_or_mix_grad(ctx, grad, _):
     y, p, choice = ctx.saved_tensors
     if not ctx.needs_input_grad[0]:
         return None, _over_p(reference.wide(grad).mul(reference.wide(y)).sum((2, 3)), p), *[None] * 4
+    _check_kept(choice)
     grad = grad.contiguous(memory_format=ctx.layout)
     grad_x, grad_p = call(_pick_or_mix_backward, grad, y, p, choice, ctx.channels, *ctx.options)
     return grad_x.contiguous(memory_format=ctx.layout), grad_p, *[None] * 4  # one channel or pixel shows no layout
@@ -162,11 +162,10 @@ def _pick_or_mix_backward_grad(ctx, image, gate):
 
 
 def _pix_setup(ctx, inputs, output):
-    x, weight, _, zeta, tau, ctx.l1, count_short, keep = inputs
+    x, weight, _, zeta, tau, ctx.l1, count_short, _ = inputs
     y, z, p, choice = output
-    _check_kept(ctx, keep)
     ctx.options, ctx.layout = (zeta, tau, count_short), _layout(x)
-    ctx.mark_non_differentiable(z, choice)
+    ctx.mark_non_differentiable(choice)
     ctx.set_materialize_grads(False)
     needed = ctx.needs_input_grad[0]
     ctx.save_for_backward(
@@ -174,12 +173,15 @@ def _pix_setup(ctx, inputs, output):
     )
 
 
-def _pix_grad(ctx, grad, _, grad_p, __):
+def _pix_grad(ctx, grad, grad_z, grad_p, _):
     (y, z, p, choice, weight, x), needs = ctx.saved_tensors, ctx.needs_input_grad
     grad = torch.zeros_like(y) if grad is None else grad
     if needs[0]:
+        _check_kept(choice)
         grad = grad.contiguous(memory_format=ctx.layout)
         grad_x, *grads = call(_pix_backward, grad, grad_p, y, z, p, choice, weight, x, *ctx.options)
+        if grad_z is not None:  # of a gradient of the weight, by torch.func, where x had none
+            grad_x = grad_x + reference.mean_gradient(grad_z, x, *y.shape[2:]).to(grad_x.dtype)
         grad_x = grad_x.contiguous(memory_format=ctx.layout)
     else:
         grad_x, grads = None, reference.parameter_gradients(reference.logit_gradient(grad, grad_p, y, p), z, y.dtype)

@@ -143,8 +143,13 @@ def logit_gradient(grad: Tensor, grad_p: Tensor | None, y: Tensor, p: Tensor) ->
 def context_gradient(
     grad_logits: Tensor, weight: Tensor, x: Tensor | None, height: int, width: int
 ) -> Tensor:  # (..., N, C, 1, 1), or as large as x
-    """What the logits send back to the pixels: the same to all of a channel, with the sign of x if that is given."""
-    spread = _product(grad_logits, wide(weight))[..., None, None] / (height * width)
+    """What the logits send back to the pixels."""
+    return mean_gradient(_product(grad_logits, wide(weight)), x, height, width)
+
+
+def mean_gradient(grad_z: Tensor, x: Tensor | None, height: int, width: int) -> Tensor:  # as context_gradient
+    """What the context sends back: the same to all pixels of a channel, with the sign of x if that is given."""
+    spread = grad_z[..., None, None] / (height * width)
     return spread if x is None else spread * wide(x).sign()
 
 
@@ -220,7 +225,9 @@ def _shares(pick: Tensor, channels: int, zeta: int, count_short: bool) -> Tensor
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """The matrix product in its own precision, under autocast too."""
+    """The matrix product in its own precision, under autocast too, of which meta tensors know nothing."""
+    if a.is_meta:
+        return torch.matmul(a, b)
     with torch.autocast(a.device.type, enabled=False):
         return torch.matmul(a, b)
 

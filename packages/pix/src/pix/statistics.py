@@ -36,8 +36,8 @@ def pick_share(model: nn.Module, batches: Tensor | Iterable[Any]) -> dict[str, T
         >>> share["0"].shape
         torch.Size([2])
     """
-    device = next(model.parameters()).device
     with count_picks(model) as counts, _evaluating(model), torch.no_grad():
+        device = next(model.parameters()).device
         for batch in [batches] if isinstance(batches, Tensor) else batches:
             images = batch[0] if isinstance(batch, (tuple, list)) else batch
             model(images.to(device))
@@ -67,15 +67,15 @@ def count_picks(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, int]]]:
     counts = {name: (torch.zeros(layer.out_channels), 0) for name, layer in layers.items()}
 
     def counting(name: str) -> Callable:
-        def hook(layer: PiX, inputs: tuple[Tensor, ...]) -> None:
+        def hook(layer: PiX, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
             with torch.no_grad():
-                p = layer.gates(inputs[0])
+                p = layer.gates(*args, **kwargs)
             picked, images = counts[name]
             counts[name] = (picked.to(p.device) + (p < float32(layer.tau)).sum(0), images + len(p))
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(counting(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_pre_hook(counting(name), with_kwargs=True) for name, layer in layers.items()]
     try:
         yield counts
     finally:
