@@ -124,6 +124,17 @@ def test_layouts_and_strides(zeta):
     compare(x.flip(0)[:, :channels], gates(6, channels // zeta, x.dtype)[::2], zeta)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("zeta", (1, 2, 3, 4))
+def test_gradients_too_large_for_the_cache(zeta, layout):
+    channels = 192
+    for dtype, side in ((torch.float32, 56), (torch.float64, 40), (torch.float32, 55), (torch.bfloat16, 56)):
+        x, (weight, bias) = image((2, channels, side, side), dtype, layout), parameters(channels, zeta, dtype)
+        compare(x, gates(2, channels // zeta, dtype), zeta)
+        if zeta == 4:
+            compare_layer(x, weight, bias, zeta)
+
+
 @DTYPES
 def test_layouts_agree_to_the_last_bit(dtype):
     x, p = image((2, 130, 7, 9), dtype, "contiguous"), gates(2, 33, dtype)

@@ -137,8 +137,8 @@ template <int Z, class T, class Index>
 void pick_range(const Params& a, const Forward& f, int64_t n, int64_t begin, int64_t end) {
   if (!a.channels_last) {
     for (int64_t c = begin; c < end; ++c) {
-      if (size_of(a, c) == Z) {
-        plane<Z, T, Index>(a, f, n, c);
+      if (size_of(a, c) == kUnrolled<Z>) {
+        plane<kUnrolled<Z>, T, Index>(a, f, n, c);
       } else {
         plane<0, T, Index>(a, f, n, c);
       }

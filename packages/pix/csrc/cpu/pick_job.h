@@ -62,6 +62,7 @@ struct Blend {
 struct Level {
   void (*pick)(const Params&, const Forward&, int64_t n, int64_t begin, int64_t end);
   void (*scatter)(const Params&, const Backward&, int64_t n, int64_t begin, int64_t end);
+  void (*fence)();  // after a thread's last scatter
   // sum of grad * y: one number per channel of the range or, for channels_last, one per channel.
   void (*dots)(const Params&, const Backward&, int64_t n, int64_t begin, int64_t end, void* sums);
   // sum of x or |x|: likewise, but ranges are channels of x.

@@ -24,6 +24,7 @@ void backward(const Params& a, const Backward& b, void* grad_p, const Place& pla
         place.level.scatter(a, b, n, products.first(part), products.first(part + 1));
       }
     });
+    place.level.fence();
   });
   with_sums(a.dtype, [&](auto zero) {
     using A = decltype(zero);

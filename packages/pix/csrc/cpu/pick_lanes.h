@@ -170,6 +170,10 @@ inline int64_t size_of(const Params& a, int64_t c) {
 }
 inline int64_t divisor_of(const Params& a, int64_t c) { return a.count_short ? size_of(a, c) : a.zeta; }
 
+// Sizes of subsets that loops over planes know: others go round and round.
+template <int Z>
+constexpr int kUnrolled = Z == 2 || Z == 4 ? Z : 0;
+
 // A NaN mixes.
 template <class A>
 inline bool picks(A p, float tau) {

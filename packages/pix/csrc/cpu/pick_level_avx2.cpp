@@ -11,7 +11,7 @@
 #include "cpu/pick_sums.h"
 
 namespace pix {
-extern const Level level_avx2 = {pick, scatter, dots, sums, blend, spread, outer};
+extern const Level level_avx2 = {pick, scatter, fence, dots, sums, blend, spread, outer};
 }  // namespace pix
 
 #if defined(__clang__)

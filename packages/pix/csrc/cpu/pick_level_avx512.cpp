@@ -12,7 +12,7 @@
 #include "cpu/pick_sums.h"
 
 namespace pix {
-extern const Level level_avx512 = {pick, scatter, dots, sums, blend, spread, outer};
+extern const Level level_avx512 = {pick, scatter, fence, dots, sums, blend, spread, outer};
 }  // namespace pix
 
 #if defined(__clang__)

@@ -5,5 +5,5 @@
 #include "cpu/pick_sums.h"
 
 namespace pix {
-extern const Level level_baseline = {pick, scatter, dots, sums, blend, spread, outer};
+extern const Level level_baseline = {pick, scatter, fence, dots, sums, blend, spread, outer};
 }  // namespace pix

@@ -100,6 +100,7 @@ void fused_backward(const Params& a, const Backward& b, const void* grad_p, cons
         share(n);
         level.scatter(a, b, n, 0, units);
       }
+      level.fence();
     });
   } else {
     const Sums scratch(a.batch * products.scratch(), a.dtype);
@@ -121,6 +122,7 @@ void fused_backward(const Params& a, const Backward& b, const void* grad_p, cons
       run(place, a.batch * units, a.channels * a.pixels / std::max<int64_t>(units, 1), [&](int64_t begin, int64_t end) {
         each_sample(begin, end, units,
                     [&](int64_t n, int64_t first, int64_t last) { level.scatter(a, b, n, first, last); });
+        level.fence();
       });
     }
   }
