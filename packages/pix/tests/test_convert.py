@@ -125,6 +125,33 @@ def test_shared_relu_stays_and_does_not_overwrite():
     assert all(parameter.grad is not None for parameter in net.parameters())
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x, image: x + torch.full_like(x, -1.0),
+        lambda x, image: x + -1,
+        lambda x, image: torch.cat((x[:, :-3].relu(), image), 1),
+        lambda x, image: F.pad(x, (1, 1, 1, 1), value=-1.0),
+    ],
+)
+def test_shared_relu_that_matters_is_no_fit(change):
+    class Changed(Bottleneck):
+        def forward(self, x):
+            features = change(self.act2(self.stem(x)), x)
+            return self.conv3(self.conv2(self.act1(self.bn1(self.conv1(features)))))
+
+    net = convert(Changed(shared=True), example_input=images())
+    assert reasons(net)["conv1"] == "the ReLU that follows it is no layer of its own, to be taken out with it"
+
+
+@pytest.mark.parametrize("across", [nn.Softmax(1), nn.Softmax2d(), nn.GLU(1)], ids=lambda m: type(m).__name__)
+def test_what_mixes_channels_is_no_activation(across):
+    reads = 2 if isinstance(across, nn.GLU) else 4
+    net = convert(Follows(lambda x, m: m["a"](m["n"](x)), a=conv(reads, 4, 3), n=across), example_input=images())
+    assert reasons(net)["squeeze"] == "no spatial convolution or pooling reads it"
+    net(images())
+
+
 def test_shared_activation_that_matters_is_no_fit():
     net = convert(Bottleneck(shared=True, act=nn.SiLU), example_input=images())
     assert reasons(net)["conv1"] == "the SiLU that follows it is no layer of its own, to be taken out with it"
@@ -182,6 +209,21 @@ def test_squeeze_fits_behind_depthwise_convolutions():
     assert reasons(net)["reduce"] == "its maps are single pixels on the example, where nothing is gained"
 
 
+class ConditionalNorm(nn.BatchNorm2d):
+    """A norm with another input, as in generators of images."""
+
+    def forward(self, x, scale):
+        return super().forward(x) * scale
+
+
+def tied(conv: nn.Conv2d, other: nn.Conv2d) -> nn.Conv2d:
+    conv.weight = other.weight
+    return conv
+
+
+twin = conv(16, 4)
+
+
 def hooked(module: nn.Module) -> nn.Module:
     module.register_forward_hook(lambda module, args, out: out)
     return module
@@ -213,6 +255,12 @@ LEFT = {
     ),
     "the sigmoid that follows it is no layer of its own, to be taken out with it": Follows(
         lambda x, m: m["a"](x.sigmoid()), a=spatial
+    ),
+    "the ConditionalNorm that follows it is no layer of its own, to be taken out with it": Follows(
+        lambda x, m: m["a"](m["n"](x, 2)), a=spatial, n=ConditionalNorm(4)
+    ),
+    "other layers have its parameters too, which would be parted": Follows(
+        lambda x, m: m["a"](x) + m["b"](x.repeat(1, 4, 1, 1)), tied(conv(16, 4), twin), a=spatial, b=twin
     ),
     "the relu_ that follows it overwrites what PiX keeps for the backward pass": Follows(
         lambda x, m: m["a"](x.relu_()), a=spatial

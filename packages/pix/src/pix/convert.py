@@ -17,7 +17,7 @@ from ._common.checks import positive_int
 from ._common.convert import Swap, brief, walk
 from .dataflow import Step, watch
 from .modules import PiX
-from .sites import Site, squeeze_site, unfit, unfit_for_fewer_channels
+from .sites import Site, shared_parameters, squeeze_site, unfit, unfit_for_fewer_channels
 
 MODES = ("squeeze", "downscale", "prune")
 
@@ -89,11 +89,12 @@ def convert(
     if isinstance(model, nn.Module) and not inplace:
         model = copy.deepcopy(model)
     steps, macs = _run(model, example_input)
+    shared = shared_parameters(steps)
 
     def policy(name: str, layer: nn.Module) -> Callable[[], Swap] | str | None:
         if not isinstance(layer, nn.Conv2d):
             return None
-        reason = unfit(layer, steps.get(layer, []))
+        reason = unfit(layer, steps.get(layer, []), shared)
         if reason:
             return reason
         if mode == "squeeze":

@@ -17,6 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 _TRANSPARENT = {"Identity", "Dropout", "Dropout2d", "ZeroPad2d", "dropout", "pad", "contiguous", "split", "chunk"}
 _RECTIFIERS = {"ReLU", "relu", "relu_"}
 _NON_NEGATIVE = {*_RECTIFIERS, "ReLU6", "relu6", "Sigmoid", "sigmoid", "Hardsigmoid", "hardsigmoid"}
+_ACROSS = {"GLU", "Softmax", "Softmax2d", "Softmin", "LogSoftmax"}  # activations that mix what they read
 _MONOTONE = {"MaxPool2d", "AvgPool2d", "max_pool2d", "avg_pool2d", "cat", "add", "__add__", "PiX", *_TRANSPARENT}
 
 
@@ -28,6 +29,8 @@ class Step:
     inputs: tuple[Step, ...]  # whose results it reads; none where it reads the model's input
     shapes: tuple[tuple[int, ...], tuple[int, ...]]  # of the first tensor that it reads, and that it writes
     in_place: bool  # whether it changes what it reads
+    arguments: int  # numbers and tensors that it is given
+    strange: bool  # whether one of them is negative, or comes from no step
     users: list[Step] = field(default_factory=list)  # that read its result
 
     @property
@@ -41,7 +44,9 @@ class Step:
     @property
     def is_activation(self) -> bool:
         of_this_kind = isinstance(self.call, nn.Module) and "activation" in type(self.call).__module__
-        return self.name in _NON_NEGATIVE or (of_this_kind and not any(self.call.children()))
+        return self.name in _NON_NEGATIVE or (
+            of_this_kind and self.name not in _ACROSS and not any(self.call.children())
+        )
 
     @property
     def is_rectifier(self) -> bool:
@@ -87,7 +92,7 @@ class Step:
             step = waiting.pop()
             if step in seen or step.name in _NON_NEGATIVE:
                 continue
-            if step.name not in _MONOTONE or not step.inputs:
+            if step.name not in _MONOTONE or step.strange:
                 return False
             seen.add(step)
             waiting += step.inputs
@@ -136,7 +141,9 @@ class _Watch(TorchFunctionMode):
             return
         inputs = tuple(dict.fromkeys(self._writers[t] for t in reads if t in self._writers))
         shapes = (tuple(reads[0].shape) if reads else (), tuple(writes[0].shape))
-        step = Step(call, inputs, shapes, _versions(arguments) != versions)
+        given = [leaf for leaf in tree_leaves(arguments) if leaf is not None]
+        strange = any(leaf not in self._writers if isinstance(leaf, Tensor) else _is_negative(leaf) for leaf in given)
+        step = Step(call, inputs, shapes, _versions(arguments) != versions, len(given), strange)
         self.steps.append(step)
         for writer in inputs:
             writer.users.append(step)
@@ -188,6 +195,10 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _is_negative(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value < 0
 
 
 def _versions(tree: Any) -> list[int]:

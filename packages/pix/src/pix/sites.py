@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +13,20 @@ from .dataflow import Step
 from .modules import PiX
 
 
-def unfit(layer: nn.Conv2d, steps: list[Step]) -> str:
+def shared_parameters(layers: Iterable[nn.Module]) -> set[int]:
+    """The `id` of each parameter that several layers have."""
+    count = Counter(id(parameter) for layer in layers for parameter in layer.parameters(recurse=False))
+    return {key for key, times in count.items() if times > 1}
+
+
+def unfit(layer: nn.Conv2d, steps: list[Step], shared: set[int]) -> str:
     """Why no mode changes `layer`; empty where one may."""
     if type(layer) is not nn.Conv2d:
         return f"{type(layer).__name__} may compute something else than nn.Conv2d"
     if _has_hooks(layer):
         return "it has hooks, which would be lost"
+    if any(id(parameter) in shared for parameter in layer.parameters()):
+        return "other layers have its parameters too, which would be parted"
     if not steps:
         return "it does not run on the example"
     if any(len(step.shapes[0]) != 4 for step in steps):
@@ -64,7 +74,7 @@ def _surroundings(step: Step, steps: dict[nn.Module, list[Step]], reduces: bool)
         if len(end.readers) != 1 or not getattr(end.readers[0], kind):
             continue
         (end,) = end.readers
-        if isinstance(end.call, nn.Module) and len(steps[end.call]) == 1:
+        if isinstance(end.call, nn.Module) and len(steps[end.call]) == end.arguments == 1:
             absorbed.append(end.call)
             if _has_hooks(end.call):
                 return f"the {end.name} that follows it has hooks, which would be lost"
