@@ -152,6 +152,16 @@ def test_views_are_read_where_they_lie(backend, layout):
     )
 
 
+@pytest.mark.parametrize(("batch", "channels"), ((300, 1), (100, 3), (1400, 3), (40, 7), (30, 9), (20, 20)))
+def test_large_images_are_summed_for_any_number_of_channels(backend, batch, channels):
+    tables = path_tables("g", 32, 32)
+    y = last(torch.arange(batch * 3 * channels * 1024).remainder(251).float().view(batch, 3 * channels, 1024))
+    parts = y.unflatten(1, (3, channels)).unbind(1)
+    wanted = sum(part[:, :, inverse.long()] for part, inverse in zip(parts, tables.inverse))
+    found = torch.ops.pathconv.traverse_adjoint(y, *tables, True)
+    assert torch.equal(found.flatten(2), wanted)
+
+
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=("float32", "bfloat16"))
 def test_large_results_that_go_past_the_cache(backend, layout, dtype):
     tables = path_tables("g", 32, 32)

@@ -1,5 +1,4 @@
-// Gathers along paths and their sums, for one level. Included once by each traverse_level_*.cpp, after its target
-// pragma.
+// Gathers along paths, for one level. Included once by each traverse_level_*.cpp, after its target pragma.
 #pragma once
 
 #include "common/vector.h"
@@ -160,16 +159,24 @@ struct ManyPieces {
   }
 };
 
+// (What the loops need lies in variables: the bytes that are written could, for all that the compiler knows, be `job`.)
 template <class Pieces>
 inline void copy_pixels(const PixelGather& job, int64_t first, int64_t last, char* out) {
-  const char* pixels = static_cast<const char*>(job.pixels);
-  for (int64_t l = first; l < last; ++l)
-    for (int64_t p = 0; p < job.paths; ++p, out += job.bytes)
-      Pieces::copy(pixels + job.index[p * job.length + l] * job.pixel, out, job.bytes);
+  const char* const pixels = static_cast<const char*>(job.pixels);
+  const int64_t pixel = job.pixel, bytes = job.bytes, paths = job.paths, length = job.length;
+  const int32_t* const index = job.index;
+  for (int64_t l = first; l < last; ++l) {
+    const int32_t* at = index + l;
+    for (int64_t p = 0; p < paths; ++p, at += length, out += bytes) Pieces::copy(pixels + *at * pixel, out, bytes);
+  }
 }
 
 // 64 positions, whole cache lines whatever the size of a pixel, go past the cache together.
 constexpr int64_t kRun = 64, kRunBytes = 8192;
+
+inline void stream_lines(const char* in, char* out, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) stream_line(in + i, out + i);
+}
 
 template <class Pieces>
 void gather_pixels_by(const PixelGather& job) {
@@ -177,14 +184,16 @@ void gather_pixels_by(const PixelGather& job) {
   const char* next = static_cast<const char*>(job.next);
   const int64_t position = job.paths * job.bytes, run = kRun * position;
   if (!job.stream || run > kRunBytes) return copy_pixels<Pieces>(job, 0, job.length, out);
-  char lines[kRunBytes] __attribute__((aligned(64)));
-  int64_t l = 0;
-  for (; l + kRun <= job.length; l += kRun, out += run) {
+  // Two runs in turn: a line that was just written in pieces cannot be read at once.
+  char lines[2][kRunBytes] __attribute__((aligned(64)));
+  int64_t l = 0, turn = 0;
+  for (; l + kRun <= job.length; l += kRun, out += run, turn ^= 1) {
     if (next != nullptr)
       for (int64_t i = 0; i < job.pixel; ++i) ask_for(next + l * job.pixel + 64 * i);
-    copy_pixels<Pieces>(job, l, l + kRun, lines);
-    for (int64_t i = 0; i < run; i += 64) stream_line(lines + i, out + i);
+    copy_pixels<Pieces>(job, l, l + kRun, lines[turn]);
+    if (l > 0) stream_lines(lines[turn ^ 1], out - run, run);
   }
+  if (l > 0) stream_lines(lines[turn ^ 1], out - run, run);
   copy_pixels<Pieces>(job, l, job.length, out);
   finish_streaming();
 }
@@ -196,102 +205,6 @@ void gather_pixels(const PixelGather& job) {
   if (job.bytes < 32) return gather_pixels_by<TwoPieces<16>>(job);
   if (job.bytes < 64) return gather_pixels_by<TwoPieces<32>>(job);
   return gather_pixels_by<ManyPieces>(job);
-}
-
-template <class T, class O>
-void sum_planes_of(const PlaneSum& job) {
-  using A = typename AccumulatorOf<T>::type;
-  constexpr int64_t kLine = 64 / sizeof(T);
-  O* out = static_cast<O*>(job.out);
-  int64_t q = 0;
-  for (; q + kLanes<A> <= job.length; q += kLanes<A>) {
-    Vector<A> sum = read(static_cast<const T*>(job.planes[0]), job.inverse + q);
-    for (int64_t p = 1; p < job.paths; ++p)
-      sum += read(static_cast<const T*>(job.planes[p]), job.inverse + p * job.length + q);
-    if (job.next != 0 && q % kLine == 0)
-      for (int64_t p = 0; p < job.paths; ++p)
-        ask_for(static_cast<const char*>(job.planes[p]) + job.next + q * sizeof(T));
-    put(out + q, sum, job.stream);
-  }
-  for (; q < job.length; ++q) {
-    A sum = widen(static_cast<const T*>(job.planes[0])[job.inverse[q]]);
-    for (int64_t p = 1; p < job.paths; ++p)
-      sum += widen(static_cast<const T*>(job.planes[p])[job.inverse[p * job.length + q]]);
-    narrow(sum, out + q);
-  }
-  if (job.stream) finish_streaming();
-}
-
-// A run of pixels with few channels: the parts of each path one behind the other, then their sum.
-template <class Pieces, class T, class O>
-void sum_small_pixels_by(const PixelSum& job) {
-  using A = typename AccumulatorOf<T>::type;
-  constexpr int64_t kNumbers = kRun * kLanes<A>;
-  T part[kNumbers + kLanes<A>];
-  A sums[kNumbers + kLanes<A>];
-  O* out = static_cast<O*>(job.out);
-  const int64_t bytes = job.channels * sizeof(T);
-  for (int64_t q = 0; q < job.length; q += kRun, out += kRun * job.channels) {
-    const int64_t pixels = job.length - q < kRun ? job.length - q : kRun, count = pixels * job.channels;
-    for (int64_t p = 0; p < job.paths; ++p) {
-      const T* positions = static_cast<const T*>(job.positions) + p * job.path;
-      const int32_t* inverse = job.inverse + p * job.length + q;
-      char* copy = reinterpret_cast<char*>(part);
-      for (int64_t i = 0; i < pixels; ++i, copy += bytes)
-        Pieces::copy(reinterpret_cast<const char*>(positions + inverse[i] * job.position), copy, bytes);
-      for (int64_t i = 0; i < count; i += kLanes<A>)
-        store(sums + i, p == 0 ? load(part + i) : load(sums + i) + load(part + i));
-    }
-    for (int64_t i = 0; i < count; i += kLanes<A>) store_up_to(out + i, load(sums + i), count - i);
-    if (job.next != 0) {
-      const char* next = static_cast<const char*>(job.positions) + job.next + q * job.position * sizeof(T);
-      for (int64_t i = 0; i < static_cast<int64_t>(job.position * sizeof(T)); ++i) ask_for(next + 64 * i);
-    }
-  }
-}
-
-template <class T, class O>
-void sum_large_pixels(const PixelSum& job) {
-  using A = typename AccumulatorOf<T>::type;
-  const T* positions = static_cast<const T*>(job.positions);
-  O* out = static_cast<O*>(job.out);
-  for (int64_t q = 0; q < job.length; ++q, out += job.channels) {
-    for (int64_t c = 0; c < job.channels; c += kLanes<A>) {
-      const int64_t live = job.channels - c;
-      Vector<A> sum = load_up_to(positions + job.inverse[q] * job.position + c, live);
-      for (int64_t p = 1; p < job.paths; ++p)
-        sum += load_up_to(positions + job.inverse[p * job.length + q] * job.position + p * job.path + c, live);
-      store_up_to(out + c, sum, live);
-    }
-  }
-}
-
-template <class T, class O>
-void sum_pixels_of(const PixelSum& job) {
-  const int64_t bytes = job.channels * sizeof(T);
-  if (job.channels >= kLanes<typename AccumulatorOf<T>::type>) return sum_large_pixels<T, O>(job);
-  if (bytes < 4) return sum_small_pixels_by<TwoPieces<2>, T, O>(job);
-  if (bytes < 8) return sum_small_pixels_by<TwoPieces<4>, T, O>(job);
-  if (bytes < 16) return sum_small_pixels_by<TwoPieces<8>, T, O>(job);
-  if (bytes < 32) return sum_small_pixels_by<TwoPieces<16>, T, O>(job);
-  return sum_small_pixels_by<TwoPieces<32>, T, O>(job);
-}
-
-// Sums stay in their dtype, or come from accumulators.
-template <class F>
-void by_dtypes(DType in, DType out, const F& f) {
-  switch (out) {
-    case DType::float32: return f(float(), float());
-    case DType::float64: return f(double(), double());
-    case DType::float16: return in == out ? f(Half(), Half()) : f(float(), Half());
-    case DType::bfloat16: return in == out ? f(BFloat16(), BFloat16()) : f(float(), BFloat16());
-  }
-}
-void sum_planes(DType in, DType out, const PlaneSum& job) {
-  by_dtypes(in, out, [&](auto from, auto to) { sum_planes_of<decltype(from), decltype(to)>(job); });
-}
-void sum_pixels(DType in, DType out, const PixelSum& job) {
-  by_dtypes(in, out, [&](auto from, auto to) { sum_pixels_of<decltype(from), decltype(to)>(job); });
 }
 
 void stream_bytes(const void* in, void* out, int64_t bytes) {

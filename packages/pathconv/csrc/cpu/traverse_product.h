@@ -2,7 +2,7 @@
 // once by each traverse_level_*.cpp, after its target pragma.
 #pragma once
 
-#include "cpu/traverse_gather.h"
+#include "cpu/traverse_sum.h"
 
 namespace pathconv::traversal {
 namespace {
