@@ -45,13 +45,6 @@ with pix.use_backend("reference"):
 for _ in range(2):
     torch.testing.assert_close(pix.pick_or_mix(x, p, 4), expected)
 """,
-    "pix": """
-x, p = torch.randn(2, 16, 9, 11), torch.rand(2, 4)
-with pix.use_backend("reference"):
-    expected = pix.pick_or_mix(x, p, 4)
-for _ in range(2):
-    torch.testing.assert_close(pix.pick_or_mix(x, p, 4), expected)
-""",
 }
 
 
