@@ -262,6 +262,9 @@ LEFT = {
     "other layers have its parameters too, which would be parted": Follows(
         lambda x, m: m["a"](x) + m["b"](x.repeat(1, 4, 1, 1)), tied(conv(16, 4), twin), a=spatial, b=twin
     ),
+    "the Dropout that follows it overwrites what PiX keeps for the backward pass": Follows(
+        lambda x, m: m["a"](m["d"](x)), a=spatial, d=nn.Dropout(0.5, inplace=True)
+    ),
     "the relu_ that follows it overwrites what PiX keeps for the backward pass": Follows(
         lambda x, m: m["a"](x.relu_()), a=spatial
     ),

@@ -67,7 +67,8 @@ class Step:
     @property
     def readers(self) -> list[Step]:
         """The users, behind those that only hand on."""
-        return [reader for user in self.users for reader in (user.readers if user.name in _TRANSPARENT else [user])]
+        hands_on = [user.name in _TRANSPARENT and not user.in_place for user in self.users]
+        return [reader for user, only in zip(self.users, hands_on) for reader in (user.readers if only else [user])]
 
     @property
     def nearest_convolutions(self) -> list[Step]:
@@ -143,7 +144,9 @@ class _Watch(TorchFunctionMode):
         shapes = (tuple(reads[0].shape) if reads else (), tuple(writes[0].shape))
         given = [leaf for leaf in tree_leaves(arguments) if leaf is not None]
         strange = any(leaf not in self._writers if isinstance(leaf, Tensor) else _is_negative(leaf) for leaf in given)
-        step = Step(call, inputs, shapes, _versions(arguments) != versions, len(given), strange)
+        # Dropout changes nothing here, but will in training.
+        in_place = _versions(arguments) != versions or getattr(call, "inplace", False) is True
+        step = Step(call, inputs, shapes, in_place, len(given), strange)
         self.steps.append(step)
         for writer in inputs:
             writer.users.append(step)

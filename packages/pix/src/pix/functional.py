@@ -92,7 +92,7 @@ def pix(
         zeta: as in `pick_or_mix`.
         tau: as in `pick_or_mix`.
         context: "mean", the authors' code, or "l1", the mean of absolute values, the paper's text. The same behind a
-            ReLU.
+            ReLU; but the gradient of "l1" needs the signs of the input, which is kept for it.
         count_short: as in `pick_or_mix`.
         fused: False composes the layer of `pick_or_mix` and torch's own functions, which keep the input; needed for
             second derivatives.
