@@ -346,6 +346,7 @@ def test_stochastic_depth_and_dropout():
     [
         ({"zeta": 3}, r"zeta=3 does not fit channels=\(64, 128, 256, 512\): a stage works on 85.3333 of its 256"),
         ({"zeta": 2}, "must be an integer and divide the 64 that it reads"),
+        ({"zeta": 0}, "zeta must be at least 1, but it is 0"),
         ({"layers": (1, 1)}, "layers and channels must have an entry"),
         ({"stem": "deep"}, "stem must be 'imagenet' or 'lowres', got 'deep'"),
         ({"global_pool": "max"}, "global_pool must be"),

@@ -9,6 +9,7 @@ import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from .._common.checks import positive_int
 from ..modules import PiX
 from .blocks import Bottleneck, Stage, make_stem
 
@@ -239,7 +240,7 @@ def _check(layers: Sequence[int], channels: Sequence[int], zeta: int) -> None:
         raise ValueError(
             f"layers and channels must have an entry of at least 1 for each stage, got {layers!r} and {channels!r}"
         )
-    before = channels[0]
+    before, zeta = channels[0], positive_int("zeta", zeta)
     for width in channels:
         squeezed = EXPANSION * width / zeta
         if squeezed != int(squeezed) or before % squeezed:
