@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy
@@ -238,6 +239,12 @@ def test_counted_products_are_those_of_the_blend():
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
         y.sum().backward()
     assert counter.get_total_flops() == 2 * 2 * 2 * 8 * 2
+
+
+def test_functions_and_their_references_take_the_same():
+    for name in ("pick_or_mix", "pix"):
+        functions = (inspect.signature(getattr(module, name)) for module in (functional, reference))
+        assert len({tuple(signature.parameters) for signature in functions}) == 1
 
 
 def test_all_sides_define_the_same_schemas():

@@ -1,8 +1,9 @@
 """The ops of the package as torch sees them: schemas, fake kernels, autograd, vmap, what they count.
 
 `pick_or_mix` gives the channels, `pix` finds its gates p from the input too. Their gradients are ops of their own,
-which read the output and, for picked pixels, where in its subset the maximum was: the input is not kept. Kernels come
-from `csrc/`, `cupy_backend` or `reference`; `_common.backends` says which.
+which read the output and, for picked pixels, where in its subset the maximum was: the input is not kept, unless the
+signs of it are asked for by a context of absolute values. Kernels come from `csrc/`, `cupy_backend` or `reference`;
+`_common.backends` says which.
 
 `pick_or_mix` has gradients of any order: from the second on they are composed of torch's own ops.
 """

@@ -49,6 +49,7 @@ def pix(
     tau: float = 0.5,
     context: str = "mean",
     count_short: bool = False,
+    fused: bool = False,  # as it is in any case here
 ) -> Tensor:  # (N, C', H, W)
     """The same as `functional.pix`."""
     return pix_forward(x, weight.flatten(1), bias, zeta, tau, context == "l1", count_short, False)[0]
