@@ -9,23 +9,32 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-_functions: dict[object, type[torch.autograd.Function]] = {}  # the ops for torch.func, filled by `register`
+# What `register` makes of each op: for plain autograd, and for torch.func.
+_functions: dict[object, tuple[type[torch.autograd.Function], type[torch.autograd.Function]]] = {}
 
 
 def call(op, *args):
-    """Calls an op, under torch.func and forward mode as an `autograd.Function`.
+    """Calls an op, as an `autograd.Function` where torch runs it at once.
 
-    The autograd that torch registers for an op knows neither: it raises a riddle under torch.func.grad and drops
-    tangents of forward mode without a word. An `autograd.Function` serves the first and refuses the second.
+    The autograd that torch registers for an op raises a riddle under torch.func.grad, drops tangents of forward mode
+    without a word, and its Python takes longer than a small op. It serves the compiler, which knows it.
     """
     if torch.compiler.is_compiling():
         return op(*args)
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
-        return _functions[op].apply(*args)
-    if not (torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)):
-        with torch._C._AutoDispatchBelowAutograd():  # whose Python would take longer than a small op
-            return op(*args)
-    return op(*args)
+        return _functions[op][1].apply(*args)
+    if torch.is_grad_enabled() and any(map(_is_tracked, args)):
+        return _functions[op][0].apply(*args)
+    return _without_autograd(op, *args)
+
+
+def _is_tracked(arg) -> bool:
+    return isinstance(arg, Tensor) and arg.requires_grad and not arg.is_inference()
+
+
+def _without_autograd(op, *args):
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
 
 
 def register(op, setup: Callable, backward: Callable, vmap: Callable) -> None:
@@ -43,16 +52,25 @@ def register(op, setup: Callable, backward: Callable, vmap: Callable) -> None:
             f"{op.namespace} has no forward-mode derivative: use reverse mode, such as torch.func.vjp or jacrev."
         )
 
+    def forward(ctx, *args):
+        output = _without_autograd(op, *args)
+        setup(ctx, args, output)
+        return output
+
     torch.library.register_autograd(op, backward, setup_context=setup)
     torch.library.register_vmap(op, vmap)
-    methods = {
-        "forward": staticmethod(lambda *args: op(*args)),
-        "setup_context": staticmethod(setup),
-        "backward": staticmethod(backward),
-        "vmap": staticmethod(vmap),
-        "jvp": staticmethod(refuse),
+    plain = {"forward": forward, "backward": backward}
+    transformed = {
+        "forward": lambda *args: op(*args),
+        "setup_context": setup,
+        "backward": backward,
+        "vmap": vmap,
+        "jvp": refuse,
     }
-    _functions[op] = type(op.name().rpartition(":")[2], (torch.autograd.Function,), methods)
+    _functions[op] = tuple(
+        type(op.name().rpartition(":")[2], (torch.autograd.Function,), {k: staticmethod(v) for k, v in methods.items()})
+        for methods in (plain, transformed)
+    )
 
 
 def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
