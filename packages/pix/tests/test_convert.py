@@ -405,6 +405,13 @@ def test_a_second_conversion_changes_nothing(mode):
     assert torch.equal(again.eval()(images()), once.eval()(images()))
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_was_squeezed_is_not_downscaled(shared):
+    """Where the norm was, and perhaps the activation, is an identity now."""
+    net = convert(convert(Bottleneck(shared=shared), example_input=images()), "downscale", example_input=images())
+    assert reasons(net)["conv2"] == "PiX already reduces what it reads" and not net.convert_report.swapped
+
+
 def test_copy_or_in_place():
     net = Bottleneck()
     before = copy.deepcopy(net.state_dict())

@@ -71,6 +71,12 @@ class Step:
         return [reader for user, only in zip(self.users, hands_on) for reader in (user.readers if only else [user])]
 
     @property
+    def sources(self) -> list[Step]:
+        """The inputs, behind those that hand on what they read, or its non-negative part."""
+        passing = _TRANSPARENT | _RECTIFIERS
+        return [source for step in self.inputs for source in (step.sources if step.name in passing else [step])]
+
+    @property
     def nearest_convolutions(self) -> list[Step]:
         """The convolutions before this step with none in between."""
         found, seen, waiting = [], set(), list(self.inputs)

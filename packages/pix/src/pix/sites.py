@@ -107,7 +107,7 @@ def unfit_for_fewer_channels(layer: nn.Conv2d, step: Step, zeta: int) -> str:
         return "it reads the image"
     if step.shapes[1][2:] == (1, 1) and layer.kernel_size == step.shapes[0][2:]:
         return f"kernel {kernel} covers its maps: a fully connected layer"
-    if any(isinstance(before.call, PiX) for before in step.inputs):
+    if any(isinstance(before.call, PiX) for before in step.sources):
         return "PiX already reduces what it reads"
     if layer.in_channels < zeta:
         return f"{layer.in_channels} channels are fewer than zeta={zeta}"
