@@ -257,6 +257,18 @@ def test_exports_with_dynamic_batch_and_size(op, device, strict):
         torch.testing.assert_close(program.module()(image), module(image))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_traced_module_survives_files(op, device):
+    module = op.module().to(device)
+    x = op.module_input(2).to(device)
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(module, x), file)
+    file.seek(0)
+    traced = torch.jit.load(file)
+    for image in (x, op.module_input(5).to(device)):
+        torch.testing.assert_close(traced(image), module(image))
+
+
 def test_module_survives_copies_and_files(op, device):
     module = op.module().to(device)
     x = op.module_input(2).to(device)

@@ -16,9 +16,9 @@ def call(op, *args):
     """Calls an op, as an `autograd.Function` where torch runs it at once.
 
     The autograd that torch registers for an op raises a riddle under torch.func.grad, drops tangents of forward mode
-    without a word, and its Python takes longer than a small op. It serves the compiler, which knows it.
+    without a word, and its Python takes longer than a small op. It serves compiler and tracer, which see the op.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return op(*args)
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return _functions[op][1].apply(*args)
@@ -66,10 +66,12 @@ def register(op, setup: Callable, backward: Callable, vmap: Callable) -> None:
         "vmap": vmap,
         "jvp": refuse,
     }
-    _functions[op] = tuple(
-        type(op.name().rpartition(":")[2], (torch.autograd.Function,), {k: staticmethod(v) for k, v in methods.items()})
-        for methods in (plain, transformed)
-    )
+    _functions[op] = _function(op, plain), _function(op, transformed)
+
+
+def _function(op, methods: dict[str, Callable]) -> type[torch.autograd.Function]:
+    name, statics = op.name().rpartition(":")[2], {key: staticmethod(value) for key, value in methods.items()}
+    return type(name, (torch.autograd.Function,), statics)
 
 
 def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
