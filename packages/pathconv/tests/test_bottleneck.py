@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import pathconv
@@ -110,6 +111,17 @@ def test_gradients_of_any_order():
     assert torch.autograd.gradgradcheck(Bottleneck.apply, given)
 
 
+def test_gradients_where_one_input_comes_from_another():
+    given = arguments(6, 4, 16, 4, 3)
+    x = given[0].requires_grad_()
+    for graph in (False, True):
+        found, expected = (
+            torch.autograd.grad(f(x, x.sin(), *given[2:]).square().sum(), x, create_graph=graph)[0]
+            for f in (Bottleneck.apply, formula)
+        )
+        torch.testing.assert_close(found, expected)
+
+
 def test_gradients_of_some():
     given = arguments(6, 4, 16, 4, 3)
     expected = differentiated(formula, given, torch.ones(6, 4, dtype=torch.float64))
@@ -192,6 +204,11 @@ def test_what_watches_a_block_sees_its_layers(calls):
             handle.remove()
         with torch.autocast("cpu", torch.bfloat16):
             torch.testing.assert_close(block(x), found, rtol=0.1, atol=0.1)
+        everything: list = []
+        handle = nn.modules.module.register_module_forward_hook(lambda module, *_: everything.append(module))
+        torch.testing.assert_close(block(x), found)
+        handle.remove()
+        assert {block.dwconv[1], block.invBot, *block.invBot} <= set(everything)
     seen = []
     handle = block.invBot[3].register_full_backward_hook(lambda *_: seen.append(1))
     block(x.requires_grad_()).sum().backward()
@@ -201,12 +218,12 @@ def test_what_watches_a_block_sees_its_layers(calls):
 
 def test_operations_are_counted_alike(calls):
     block = PathConvBlock(24, 3)
-    x, counts = torch.randn(2, 24, 64, requires_grad=True), []
-    for watched in (False, True):
-        if watched:
-            block.invBot[2].register_forward_hook(lambda *_: None)
+    x, y, factor = (torch.randn(shape, requires_grad=True) for shape in ((2, 24, 64), (2, 24, 64), (2,)))
+    arguments = x, y, factor.detach(), block.dwconv[1], block.invBot, block.scaling
+    counts = []
+    for count in (lambda: block(x), lambda: bottleneck.residual(*arguments), lambda: block.invBot(y)):
         with FlopCounterMode(display=False) as counter:
-            block(x).sum().backward()
+            count().sum().backward()
         counts.append(counter.get_total_flops())
-    assert len(calls) == 1
-    assert counts[0] == pytest.approx(counts[1], rel=0.01) and counts[0] >= 3 * 2 * 2 * 64 * 8 * 24**2
+    assert len(calls) == 1  # counting, torch watches all modules
+    assert counts[1] == pytest.approx(counts[2], rel=0.01) and counts[0] >= counts[1] >= 3 * 2 * 2 * 64 * 8 * 24**2

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules import module
 from torch.utils.flop_counter import register_flop_formula
 
 from .ops import backends
@@ -59,6 +60,8 @@ class Bottleneck(torch.autograd.Function):
         *given, hidden = ctx.saved_tensors
         needs = ctx.needs_input_grad
         if torch.is_grad_enabled():
+            # Aliases end the search for gradients where this op began: its y may have been computed from its x.
+            given = [t if t is None else t.view_as(t) for t in given]
             wanted = [t for t, needed in zip(given, needs) if needed]
             found = iter(torch.autograd.grad(formula(*given, *ctx.epsilons), wanted, grad, create_graph=True))
             return (*(next(found) if needed else None for needed in needs[:9]), None, None)
@@ -90,10 +93,9 @@ def applies(x: Tensor, modules: Sequence[nn.Module], kinds: Sequence[type[nn.Mod
     return all(p is not None and p.dtype == x.dtype and p.device == x.device for p in numbers)
 
 
-def _watched(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+def _watched(m: nn.Module) -> bool:
+    own = m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+    return bool(own or module._has_any_global_hook())
 
 
 def residual(x: Tensor, y: Tensor, factor: Tensor | None, norm: Any, bottleneck: Any, scale: Tensor) -> Tensor:
