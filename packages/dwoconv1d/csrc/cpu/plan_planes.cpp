@@ -21,7 +21,7 @@ uint64_t live_columns(int64_t column, int64_t width) {
 Plan::Groups Plan::find_groups(const TapSet& set) const {
   Groups found;
   const int64_t taps = static_cast<int64_t>(set.dy.size());
-  // Taps side by side share registers, see direct_rows.h, unless a tile's only vector may be full.
+  // Taps side by side share registers, see tap_groups.h, unless a tile's only vector may be full.
   const int64_t rest = reads_.out_width % kTileColumns;
   const bool share = rest == 0 || rest > vector_ || rest + kMostTaps - 1 <= vector_;
   const auto count_from = [&](int64_t first, int64_t down, int64_t across) {
