@@ -46,7 +46,8 @@ def test_says_what_is_wrong(call, error, says):
 def test_any_integer_and_number_will_do():
     x, p = torch.randn(1, 8, 3, 3), torch.rand(1, 2)
     wanted = pick_or_mix(x, p, 4, 1)
-    assert torch.equal(pick_or_mix(x, p, np.int64(4), np.float64(1.0)), wanted)
+    for number in (np.float64, np.float32, np.int32):
+        assert torch.equal(pick_or_mix(x, p, np.int64(4), number(1.0)), wanted)
     assert torch.equal(pick_or_mix(x, p, torch.tensor(4), 1.0), wanted)
     assert PiX(np.int32(8), np.int64(4))(x).shape == (1, 2, 3, 3)
 

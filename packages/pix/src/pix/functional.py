@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -179,7 +180,7 @@ def _check_options(x: Any, zeta: Any, tau: Any) -> tuple[int, float]:
 
 def threshold(tau: Any) -> float:
     """Checks that `tau` is a number."""
-    if isinstance(tau, bool) or not isinstance(tau, (int, float)):
+    if isinstance(tau, bool) or not isinstance(tau, Real):
         raise TypeError(f"tau must be a number, but it is {tau!r}.")
     if tau != tau:
         raise ValueError("tau must be a number to compare with, but it is nan: 0 always mixes, 2 always picks.")
