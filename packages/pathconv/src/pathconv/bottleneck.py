@@ -105,22 +105,22 @@ def residual(x: Tensor, y: Tensor, factor: Tensor | None, norm: Any, bottleneck:
     """
     widen, inner, _, narrow = bottleneck
     first, last = widen.weight.flatten(1), narrow.weight.flatten(1)
-    numbers = (first * norm.weight, torch.addmv(widen.bias, first, norm.bias), inner.weight, inner.bias)
-    numbers += (scale[:, None] * last, scale * narrow.bias)
+    shift, end = torch.addmv(widen.bias, first, norm.bias), scale * narrow.bias
+    numbers = (first * norm.weight, shift, inner.weight, inner.bias, scale[:, None] * last, end)
     rows = (t.mT.contiguous().flatten(0, 1) for t in (x, y))
     return Bottleneck.apply(*rows, factor, *numbers, norm.eps, inner.eps).view_as(x.mT).mT
 
 
-def _flops(rows: Any, widen: Any, narrow: Any) -> int:
-    return 2 * rows[0] * (prod(widen) + prod(narrow))
+def _flops(y: Any, widen: Any, narrow: Any) -> int:
+    return 2 * y[0] * (prod(widen) + prod(narrow))
 
 
 if _NATIVE:
 
     @register_flop_formula(torch.ops.pathconv.bottleneck)
-    def _(x, y, factor, widen, shift, weight, bias, narrow, *_, **__) -> int:
-        return _flops(y, widen, narrow)
+    def _(*shapes: Any, **_: Any) -> int:
+        return _flops(shapes[1], shapes[3], shapes[7])
 
     @register_flop_formula(torch.ops.pathconv.bottleneck_backward)
-    def _(grad, y, hidden, factor, widen, shift, weight, bias, narrow, *_, **__) -> int:
-        return 2 * _flops(y, widen, narrow)
+    def _(*shapes: Any, **_: Any) -> int:
+        return 2 * _flops(shapes[1], shapes[4], shapes[8])
