@@ -166,7 +166,7 @@ void conv_grad_input_as(const Params& a, const void* grad, SequenceStrides gs, c
       if (!planar) {
         place.level.sum_pixels(accumulator, a.dtype,
                                {sequence.data(), row, a.channels, inverse, a.paths, length, a.channels,
-                                direct ? target : image.data(), 0, nullptr, nullptr});
+                                direct ? target : image.data(), 0});
         if (!direct) copy_image(a, image.data(), pixels_of(a), target, xs, a.channels);
         continue;
       }

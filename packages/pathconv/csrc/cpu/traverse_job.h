@@ -52,10 +52,8 @@ struct PixelSum {
   int64_t position, path;  // elements from position to position, from path to path
   const int32_t* inverse;  // (P, length)
   int64_t paths, length, channels;
-  void* out;             // (length, channels)
-  int64_t next;          // bytes from these positions to those of a later task
-  const int32_t* order;  // (length), the pixels of path 0, and (P, length), `inverse` in that order; both may be null
-  const int32_t* along;
+  void* out;     // (length, channels)
+  int64_t next;  // bytes from these positions to those of a later task
 };
 
 // Accumulators, (P * C + 1, block) rows of numbers: pixels along the paths, widened, and a last row of ones.

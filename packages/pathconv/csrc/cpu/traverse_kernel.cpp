@@ -87,12 +87,6 @@ void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int
                 Place place) {
   const int64_t length = a.length();
   const bool direct = dense_pixels(a, xs);
-  // Path 0 from end to end instead of pixel after pixel: neighbours along one path are near each other on all, so that
-  // a cache line is read once for all that it holds.
-  std::vector<int32_t> order(length), along(a.paths * length);
-  for (int64_t q = 0; q < length; ++q) order[inverse[q]] = static_cast<int32_t>(q);
-  for (int64_t p = 0; p < a.paths; ++p)
-    for (int64_t l = 0; l < length; ++l) along[p * length + l] = inverse[p * length + order[l]];
   // An image is summed in the cache and written from end to end, where it would reach memory in bits and pieces.
   const int64_t bytes = length * a.channels * bytes_of(a.dtype);
   const bool staged = !direct || a.batch * bytes >= kStaged, stream = direct && streams(x, bytes, a.batch * bytes);
@@ -101,10 +95,9 @@ void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int
     if (staged) sums = std::make_unique<Scratch>(bytes);
     for (int64_t n = begin; n < end; ++n) {
       void* out = at(x, n * xs.n, a.dtype);
-      place.level.sum_pixels(
-          a.dtype, a.dtype,
-          {at(grad, n * gs.n, a.dtype), gs.l, a.channels * gs.c, inverse, a.paths, length, a.channels,
-           staged ? sums->data() : out, n + 1 < end ? gs.n * bytes_of(a.dtype) : 0, order.data(), along.data()});
+      place.level.sum_pixels(a.dtype, a.dtype,
+                             {at(grad, n * gs.n, a.dtype), gs.l, a.channels * gs.c, inverse, a.paths, length,
+                              a.channels, staged ? sums->data() : out, n + 1 < end ? gs.n * bytes_of(a.dtype) : 0});
       if (!direct) {
         copy_image(a, sums->data(), pixels_of(a), out, xs, a.channels);
       } else if (stream) {

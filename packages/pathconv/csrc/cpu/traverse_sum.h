@@ -59,40 +59,68 @@ void sum_small_pixels_by(const PixelSum& job) {
   }
 }
 
-// A sample of more bytes does not stay in the cache while the one before is read: of it, what lies so many positions
-// ahead is asked for.
-constexpr int64_t kLargeSample = 1 << 19, kAhead = 64;
+// A sample of more bytes does not stay in the cache while the one before is read: of it, what so many pixels further on
+// read is asked for.
+constexpr int64_t kLargeSample = 1 << 19, kAhead = 128;
 
-// The pixels in the order of path 0, whose parts lie one behind the other.
-template <class A, int B>
-void sum_pixels_along(const PixelSum& job) {
-  typedef A Piece __attribute__((vector_size(B)));  // two of which, that may overlap, are a pixel
-  const int64_t length = job.length, paths = job.paths, channels = job.channels, position = job.position;
-  const int64_t path = job.path, tail = channels - B / static_cast<int64_t>(sizeof(A));
+template <class Piece>
+inline Piece piece_at(const void* p) {
+  Piece v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+template <class Piece>
+__attribute__((noinline)) Piece start_of_piece_at(const void* p, int64_t bytes) {
+  Piece v = {};
+  __builtin_memcpy(&v, p, bytes);
+  return v;
+}
+
+// Pixels of at most B bytes, which are read and written with what follows them where something does, or of B to 2 B
+// bytes, which are two pieces that may overlap. P is the number of paths where it is known, else 0.
+template <int P, class A, int B, bool whole>
+void sum_pieces(const PixelSum& job) {
+  typedef A Piece __attribute__((vector_size(B)));
+  const int64_t length = job.length, paths = P > 0 ? P : job.paths, channels = job.channels, position = job.position;
+  const int64_t path = job.path, tail = channels - B / static_cast<int64_t>(sizeof(A)), bytes = channels * sizeof(A);
   const bool ahead = length * position * static_cast<int64_t>(sizeof(A)) > kLargeSample;
   const int64_t next = ahead ? 0 : job.next;
   const A* const positions = static_cast<const A*>(job.positions);
-  const int32_t *const order = job.order, *const along = job.along;
-  A* const out = static_cast<A*>(job.out);
-  for (int64_t l = 0; l < length; ++l) {
-    const A* part = positions + l * position;
-    if (next != 0) ask_for(reinterpret_cast<const char*>(part) + next);
-    Piece head, end, more;
-    __builtin_memcpy(&head, part, B);
-    __builtin_memcpy(&end, part + tail, B);
-    for (int64_t p = 1; p < paths; ++p) {
-      const int32_t* at = along + p * length + l;
-      if (ahead && l + kAhead < length) ask_for(positions + at[kAhead] * position + p * path);
-      part = positions + *at * position + p * path;
-      __builtin_memcpy(&more, part, B);
-      head += more;
-      __builtin_memcpy(&more, part + tail, B);
-      end += more;
+  const int32_t* const inverse = job.inverse;
+  A* out = static_cast<A*>(job.out);
+  const auto piece = [&](int64_t q, int64_t first) {
+    Piece sum = {};
+#pragma GCC unroll 4
+    for (int64_t p = 0; p < paths; ++p) {
+      const int64_t at = inverse[p * length + q];
+      const A* part = positions + at * position + p * path + first;
+      const bool last = whole && p == paths - 1 && at == length - 1;  // nothing may follow
+      const Piece more = __builtin_expect(last, false) ? start_of_piece_at<Piece>(part, bytes) : piece_at<Piece>(part);
+      sum = p == 0 ? more : sum + more;
     }
-    A* pixel = out + order[l] * channels;
-    __builtin_memcpy(pixel, &head, B);
-    __builtin_memcpy(pixel + tail, &end, B);
+    return sum;
+  };
+  const int64_t end = whole ? length - 1 : length;
+  for (int64_t q = 0; q < end; ++q, out += channels) {
+    if (next != 0) ask_for(reinterpret_cast<const char*>(positions + q * position) + next);
+    if (ahead && q + kAhead < length)
+      for (int64_t p = 0; p < paths; ++p) ask_for(positions + inverse[p * length + q + kAhead] * position + p * path);
+    const Piece head = piece(q, 0);
+    __builtin_memcpy(out, &head, B);
+    if constexpr (!whole) {
+      const Piece rest = piece(q, tail);
+      __builtin_memcpy(out + tail, &rest, B);
+    }
   }
+  if constexpr (whole) {
+    const Piece head = piece(end, 0);
+    __builtin_memcpy(out, &head, bytes);
+  }
+}
+
+template <class A, int B, bool whole>
+void sum_by_pieces(const PixelSum& job) {
+  job.paths == 3 ? sum_pieces<3, A, B, whole>(job) : sum_pieces<0, A, B, whole>(job);
 }
 
 template <class T, class O>
@@ -100,19 +128,18 @@ void sum_large_pixels(const PixelSum& job) {
   using A = typename AccumulatorOf<T>::type;
   const int64_t length = job.length, paths = job.paths, channels = job.channels, position = job.position;
   const int64_t path = job.path;
-  const int32_t *const order = job.order, *const inverse = order == nullptr ? job.inverse : job.along;
+  const int32_t* const inverse = job.inverse;
   const T* const positions = static_cast<const T*>(job.positions);
-  O* const pixels = static_cast<O*>(job.out);
-  const int64_t next = order == nullptr ? 0 : job.next, size = position * sizeof(T);
-  for (int64_t l = 0; l < length; ++l) {
+  O* out = static_cast<O*>(job.out);
+  const int64_t next = job.next, size = position * sizeof(T);
+  for (int64_t q = 0; q < length; ++q, out += channels) {
     if (next != 0)
-      for (int64_t i = 0; i < size; i += 64) ask_for(reinterpret_cast<const char*>(positions) + l * size + next + i);
-    O* out = pixels + (order == nullptr ? l : order[l]) * channels;
+      for (int64_t i = 0; i < size; i += 64) ask_for(reinterpret_cast<const char*>(positions) + q * size + next + i);
     for (int64_t c = 0; c < channels; c += kLanes<A>) {
       const int64_t live = channels - c;
-      Vector<A> sum = load_up_to(positions + inverse[l] * position + c, live);
+      Vector<A> sum = load_up_to(positions + inverse[q] * position + c, live);
       for (int64_t p = 1; p < paths; ++p)
-        sum += load_up_to(positions + inverse[p * length + l] * position + p * path + c, live);
+        sum += load_up_to(positions + inverse[p * length + q] * position + p * path + c, live);
       store_up_to(out + c, sum, live);
     }
   }
@@ -124,11 +151,9 @@ void sum_pixels_of(const PixelSum& job) {
   const int64_t bytes = job.channels * sizeof(T);
   if (job.channels >= kLanes<A>) return sum_large_pixels<T, O>(job);
   if constexpr (__is_same(T, O) && __is_same(T, A)) {
-    if (job.order != nullptr && bytes >= 8) {
-      if (bytes < 16) return sum_pixels_along<A, 8>(job);
-      if (bytes < 32) return sum_pixels_along<A, 16>(job);
-      return sum_pixels_along<A, 32>(job);
-    }
+    if (bytes >= 32) return sum_by_pieces<A, 32, false>(job);
+    if (bytes > 16) return sum_by_pieces<A, 16, false>(job);
+    if (bytes >= 8) return sum_by_pieces<A, 16, true>(job);
   }
   if (bytes < 4) return sum_small_pixels_by<TwoPieces<2>, T, O>(job);
   if (bytes < 8) return sum_small_pixels_by<TwoPieces<4>, T, O>(job);
