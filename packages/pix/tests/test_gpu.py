@@ -192,7 +192,7 @@ def test_a_training_step_is_captured_in_a_graph(last):
     weight, p = draw(16, 64).requires_grad_(), torch.rand(8, 16, device="cuda").requires_grad_()
 
     def step():
-        y = pix.pix(x, weight, zeta=4) + pix.pick_or_mix(x, p, 4)
+        y = pix.functional.pix(x, weight, zeta=4) + pix.pick_or_mix(x, p, 4)
         return torch.autograd.grad(y.square().sum(), (x, weight, p))
 
     side = torch.cuda.Stream()
