@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -347,49 +345,3 @@ def test_gradients_of_weights_take_mixed_layouts():
         torch.testing.assert_close(
             torch.ops.pathconv.depthwise_conv1d_grad_weight(other, one, 5, 1, 2, False), expected
         )
-
-
-GUARDED = """
-import ctypes, itertools, mmap, sys
-import torch
-import pathconv
-
-libc = ctypes.CDLL(None)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-
-def guarded(t, end):  # a copy between two pages that may not be touched, at the last or the first byte in between
-    size = t.numel() * t.element_size()
-    room = -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
-    base = libc.mmap(None, room + 2 * mmap.PAGESIZE, 3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-    for at in (0, room + mmap.PAGESIZE):
-        assert libc.mprotect(base + at, mmap.PAGESIZE, 0) == 0
-    bytes_ = (ctypes.c_char * size).from_address(base + mmap.PAGESIZE + (room - size if end else 0))
-    copy = torch.frombuffer(bytes_, dtype=t.dtype).view(t.shape)
-    return copy.copy_(t)
-
-def nlc(t, end):
-    return guarded(t.mT.contiguous(), end).mT
-
-torch.ops.pathconv.set_cpu_level(sys.argv[1])
-shapes = [(16, 33, 1, 9, 1, 4), (20, 40, 2, 9, 2, 4), (5, 7, 1, 5, 2, 2), (37, 65, 1, 11, 1, 5), (17, 31, 3, 4, 3, 1)]
-for (c, l, m, k, s, p), dtype, end, place in itertools.product(
-    shapes, (torch.float32, torch.float64, torch.float16, torch.bfloat16), (False, True), (guarded, nlc)
-):
-    x, weight, bias = (torch.randn(size, dtype=dtype) for size in ((2, c, l), (2, m * c, k), (m * c,)))
-    given = place(x, end), guarded(weight, end), guarded(bias, end)
-    y = torch.ops.pathconv.depthwise_conv1d(*given, s, p)
-    grad = place(torch.randn_like(y), end)
-    torch.ops.pathconv.depthwise_conv1d_grad_input(grad, given[1], c, l, s, p)
-    torch.ops.pathconv.depthwise_conv1d_grad_weight(grad, given[0], k, s, p, True)
-print("untouched")
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="protects pages by Linux' calls")
-def test_nothing_outside_of_the_tensors_is_read(backend):
-    if backend == "reference":
-        pytest.skip("native kernels")
-    done = subprocess.run([sys.executable, "-c", GUARDED, backend], capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stdout.strip()) == (0, "untouched"), done.stderr

@@ -76,7 +76,7 @@ __attribute__((noinline)) Piece start_of_piece_at(const void* p, int64_t bytes) 
   return v;
 }
 
-// Pixels of at most B bytes, which are read and written with what follows them where something does, or of B to 2 B
+// Pixels of B / 2 to B bytes, which are read and written with what follows them where something does, or of B to 2 B
 // bytes, which are two pieces that may overlap. P is the number of paths where it is known, else 0.
 template <int P, class A, int B, bool whole>
 void sum_pieces(const PixelSum& job) {
@@ -153,7 +153,8 @@ void sum_pixels_of(const PixelSum& job) {
   if constexpr (__is_same(T, O) && __is_same(T, A)) {
     if (bytes >= 32) return sum_by_pieces<A, 32, false>(job);
     if (bytes > 16) return sum_by_pieces<A, 16, false>(job);
-    if (bytes >= 8) return sum_by_pieces<A, 16, true>(job);
+    const bool apart = job.position >= job.paths * job.channels;  // not so where a gradient is one number, expanded
+    if (bytes >= 8 && apart) return sum_by_pieces<A, 16, true>(job);
   }
   if (bytes < 4) return sum_small_pixels_by<TwoPieces<2>, T, O>(job);
   if (bytes < 8) return sum_small_pixels_by<TwoPieces<4>, T, O>(job);

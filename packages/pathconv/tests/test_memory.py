@@ -1,0 +1,86 @@
+"""CPU kernels read nothing outside of their tensors: these begin, then end, at a page that may not be touched."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from pathconv import ops
+
+pytestmark = [
+    pytest.mark.skipif(bool(ops.backends.why["cpu"]), reason="needs the native library"),
+    pytest.mark.skipif(sys.platform != "linux", reason="protects pages by Linux' calls"),
+]
+
+GUARD = """
+import ctypes, itertools, mmap, sys
+import torch
+import pathconv
+
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+def guarded(t, end):  # a copy between two pages that may not be touched, at the last or the first byte in between
+    size = t.numel() * t.element_size()
+    room = -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+    base = libc.mmap(None, room + 2 * mmap.PAGESIZE, 3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    for at in (0, room + mmap.PAGESIZE):
+        assert libc.mprotect(base + at, mmap.PAGESIZE, 0) == 0
+    bytes_ = (ctypes.c_char * size).from_address(base + mmap.PAGESIZE + (room - size if end else 0))
+    copy = torch.frombuffer(bytes_, dtype=t.dtype).view(t.shape)
+    return copy.copy_(t)
+
+def channels_last(t, end):
+    return guarded(t.movedim(1, -1).contiguous(), end).movedim(-1, 1)
+
+def expanded(t, end):  # the gradient of a sum over positions
+    return guarded(t[:, :, :1].contiguous(), end).view(t.shape[:2]).as_strided(t.shape, (t.shape[1], 1, 0))
+
+ops, level = torch.ops.pathconv, sys.argv[1]
+ops.set_cpu_level(level)
+dtypes, ends = (torch.float32, torch.float64, torch.float16, torch.bfloat16), (False, True)
+"""
+
+DEPTHWISE = """
+shapes = [(16, 33, 1, 9, 1, 4), (20, 40, 2, 9, 2, 4), (5, 7, 1, 5, 2, 2), (37, 65, 1, 11, 1, 5), (17, 31, 3, 4, 3, 1)]
+for (c, l, m, k, s, p), dtype, end, place in itertools.product(shapes, dtypes, ends, (guarded, channels_last)):
+    x, weight, bias = (torch.randn(size, dtype=dtype) for size in ((2, c, l), (2, m * c, k), (m * c,)))
+    given = place(x, end), guarded(weight, end), guarded(bias, end)
+    y = ops.depthwise_conv1d(*given, s, p)
+    grad = place(torch.randn_like(y), end)
+    ops.depthwise_conv1d_grad_input(grad, given[1], c, l, s, p)
+    ops.depthwise_conv1d_grad_weight(grad, given[0], k, s, p, True)
+"""
+
+TRAVERSE = """
+index = torch.stack([torch.randperm(42) for _ in range(3)])
+inverse = index.argsort(1)
+for c, paths, dtype, end, place in itertools.product(
+    (1, 2, 3, 4, 5, 7, 9, 17, 33), (1, 2, 3), dtypes, ends, (guarded, channels_last, expanded)
+):
+    tables = [guarded(table[:paths].int(), end) for table in (index, inverse)]
+    x = (guarded if place is expanded else place)(torch.randn(2, c, 6, 7).to(dtype), end)
+    weight, bias = guarded(torch.randn(5, paths * c).to(dtype), end), guarded(torch.randn(5).to(dtype), end)
+    grad, grad_conv = (place(torch.randn(2, channels, 42).to(dtype), end) for channels in (paths * c, 5))
+    for last in (False, True):
+        ops.traverse(x, *tables, last)
+        found = ops.traverse_adjoint(grad, *tables, 6, 7, last)
+        parts = grad.double().unflatten(1, (paths, c)).unbind(1)
+        wanted = sum(part[:, :, table.long()] for part, table in zip(parts, tables[1]))
+        torch.testing.assert_close(found.flatten(2), wanted.to(dtype))
+        ops.traverse_conv1d(x, *tables, weight, bias, last)
+        ops.traverse_conv1d_grad_input(grad_conv, *tables, weight, 6, 7, last)
+        ops.traverse_conv1d_grad_weight(grad_conv, x, *tables)
+"""
+
+
+@pytest.mark.parametrize("level", ("baseline", "avx2", "avx512"))
+@pytest.mark.parametrize("calls", (DEPTHWISE, TRAVERSE), ids=("depthwise", "traverse"))
+def test_nothing_outside_of_the_tensors_is_read(calls, level):
+    program = f"{GUARD}{calls}\nprint('untouched')"
+    done = subprocess.run([sys.executable, "-c", program, level], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.strip()) == (0, "untouched"), done.stderr
