@@ -221,7 +221,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="per measurement")
     parser.add_argument("--out", type=Path, help="default: runs/pix/latency, or latency-smoke")
     parser.add_argument("--data", help="not used: random numbers will do here")
+    parser.add_argument("--resume", action="store_true", help="not used: all is measured again, which takes minutes")
     args = parser.parse_args()
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: torch sees no GPU here; leave it out to measure the CPU")
     args.out = args.out or Path("runs/pix", "latency-smoke" if args.smoke else "latency")
     args.batch = args.batch or ([1] if args.smoke else [1, 8])
     args.seconds = args.seconds or (0.3 if args.smoke else 2.0)

@@ -255,6 +255,12 @@ def test_weights_of_torchvisions_resnet_are_the_same():
     timm.create_model("pix_resnet50").load_state_dict(from_resnet({f"module.{k}": v for k, v in state.items()}))
 
 
+def test_weights_of_a_resnet_are_told_from_those_of_the_authors():
+    state = timm.create_model("resnet50").state_dict()
+    with pytest.raises(ValueError, match=r"holds a ResNet, not a PixResNet: .*from_resnet\(state\)"):
+        load_original(state, PixResNet(**SIZES))
+
+
 def test_weights_of_other_networks_are_refused():
     refusals = {
         "resnet18": "state_dict holds no bottlenecks: take that of a ResNet-50, 101 or 152",

@@ -477,7 +477,9 @@ def test_example_is_made_or_given():
     convert(net)
     convert(net, example_input=(images(), 5))
     assert seen == [((1, 3, 20, 24),), ((2, 3, 12, 12), 5)]
-    assert convert(nn.Sequential(conv(1, 4, 3))).convert_report.macs == (224 * 224 * 4 * 9,) * 2
+    with pytest.warns(UserWarning, match=r"mode='squeeze' found no layer that fits and changed nothing"):
+        net = convert(nn.Sequential(conv(1, 4, 3)))
+    assert net.convert_report.macs == (224 * 224 * 4 * 9,) * 2
 
 
 def test_models_that_do_not_run_or_have_nothing():
@@ -487,7 +489,8 @@ def test_models_that_do_not_run_or_have_nothing():
         convert(nn.Sequential(conv(3, 4, 3), nn.Flatten(), nn.Linear(4 * 144, 2)))
     with pytest.raises(ValueError, match=r"does not run on example_input \(RuntimeError: "):
         convert(Bottleneck(), example_input=torch.zeros(1, 5, 8, 8))
-    net = convert(nn.Linear(3, 4))
+    with pytest.warns(UserWarning, match="mode 'downscale' or 'prune' may fit"):
+        net = convert(nn.Linear(3, 4))
     assert str(net.convert_report) == "0 layers swapped, 0 left; parameters 16 -> 16"
 
 

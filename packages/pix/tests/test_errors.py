@@ -17,13 +17,13 @@ from pix import PiX, functional, pick_or_mix, pick_share
     [
         (lambda: PiX(0, 4), ValueError, "in_channels must be at least 1, but it is 0"),
         (lambda: PiX(8.0, 4), TypeError, "in_channels must be an integer, but it is 8.0"),
+        (lambda: PiX(64, 4)(torch.zeros(1, 32, 3, 3)), ValueError, "x has 32 channels, but this PiX was made for in_"),
         (lambda: PiX(8, 0), ValueError, "zeta must be at least 1, but it is 0"),
         (lambda: PiX(8, True), TypeError, "zeta must be an integer, but it is True"),
         (lambda: PiX(8, 4, "0.5"), TypeError, "tau must be a number, but it is '0.5'"),
         (lambda: PiX(8, 4, True), TypeError, "tau must be a number, but it is True"),
         (lambda: PiX(8, 4, math.nan), ValueError, "0 always mixes, 2 always picks"),
         (lambda: PiX(8, 4, context="max"), ValueError, 'context must be "mean" or "l1", but it is \'max\''),
-        (lambda: PiX(8, 4)(torch.ones(1, 9, 2, 2)), ValueError, "weight must have shape (3, 9)"),
         (lambda: PiX(8, 4)(torch.ones(8, 2, 2)), ValueError, "x must have shape (N, C, H, W)"),
         (lambda: PiX(8, 4)(torch.ones(1, 8, 2, 2).double()), TypeError, "weight is torch.float32 but x is"),
         (

@@ -191,6 +191,11 @@ def test_batches_may_be_images_or_start_with_them():
         assert all(torch.equal(actual[name], share) for name, share in wanted.items())
 
 
+def test_other_batches_are_refused():
+    with pytest.raises(TypeError, match="batches must yield tensors, or tuples that start with one, but one is a dict"):
+        pick_share(nn.Sequential(PiX(8, 4)), [{"image": torch.zeros(1, 8, 3, 3)}])
+
+
 def test_counting_leaves_the_model_as_it_was():
     net, images = network().train(), torch.randn(6, 3, 9, 9)
     net[4].eval()

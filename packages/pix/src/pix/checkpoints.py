@@ -43,7 +43,7 @@ def load_original(
     Raises:
         RuntimeError: a network of other blocks or channels; names that the model misses or that the checkpoint has too
             many, and shapes that differ, all listed by name.
-        ValueError: as :func:`read_original`.
+        ValueError: as :func:`read_original`; the weights of a ResNet, which :func:`from_resnet` takes.
 
     Example:
         >>> model = timm.create_model("pix_resnet50")  # doctest: +SKIP
@@ -51,6 +51,11 @@ def load_original(
     """
     state = read_original(path_or_state_dict, ema=ema)
     found, wanted = _describe(state), _describe(model.state_dict())
+    if wanted and not found and "layer1.0.conv3.weight" in state:
+        raise ValueError(
+            "the checkpoint holds a ResNet, not a PixResNet: model.load_state_dict(pix.checkpoints.from_resnet(state)) "
+            "starts from its weights."
+        )
     if found and wanted and found != wanted:
         raise RuntimeError(f"The checkpoint holds {found}, but the model has {wanted}.")
     model.load_state_dict(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -75,6 +76,9 @@ def convert(
         ValueError: an unknown `mode` or `context`, a bad `zeta`, a `where` that selects none of the layers that fit, or
             the model does not run on the example.
 
+    Warns:
+        UserWarning: nothing was converted.
+
     Example:
         >>> net = convert(timm.create_model("resnet50"))  # doctest: +SKIP
         >>> net.convert_report.macs  # doctest: +SKIP
@@ -105,6 +109,13 @@ def convert(
 
     model = walk(model, policy, where=where, inplace=True)
     report: Any = model.convert_report
+    if not report.swapped:
+        others = " or ".join(repr(other) for other in MODES if other != mode)
+        warnings.warn(
+            f"mode={mode!r} found no layer that fits and changed nothing: print(model.convert_report) says why; mode "
+            f"{others} may fit.",
+            stacklevel=2,
+        )
     if macs is not None:
         before, after = (sum(layer.macs[i] for layer in report.swapped) for i in (0, 1))
         report.macs, report.unit = (macs, macs - before + after), "MACs"

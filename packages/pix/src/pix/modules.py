@@ -68,6 +68,8 @@ class PiX(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, ceil(C / zeta), H, W)
+        if isinstance(x, Tensor) and x.dim() == 4 and x.shape[1] != self.in_channels:
+            raise ValueError(f"x has {x.shape[1]} channels, but this PiX was made for in_channels={self.in_channels}.")
         return pix(x, self.weight, self.bias, **self._options())
 
     def gates(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, ceil(C / zeta))

@@ -29,6 +29,7 @@ def pick_share(model: nn.Module, batches: Tensor | Iterable[Any]) -> dict[str, T
         share is the mean. Layers that did not run are left out.
 
     Raises:
+        TypeError: a batch is neither a tensor nor a tuple that starts with one.
         ValueError: the model has no `PiX`.
 
     Example:
@@ -40,6 +41,10 @@ def pick_share(model: nn.Module, batches: Tensor | Iterable[Any]) -> dict[str, T
         device = next(model.parameters()).device
         for batch in [batches] if isinstance(batches, Tensor) else batches:
             images = batch[0] if isinstance(batch, (tuple, list)) else batch
+            if not isinstance(images, Tensor):
+                raise TypeError(
+                    f"batches must yield tensors, or tuples that start with one, but one is a {type(images).__name__}."
+                )
             model(images.to(device))
     return {name: (picked / images).cpu() for name, (picked, images) in counts.items() if images}
 
