@@ -194,6 +194,8 @@ def test_batches_may_be_images_or_start_with_them():
 def test_other_batches_are_refused():
     with pytest.raises(TypeError, match="batches must yield tensors, or tuples that start with one, but one is a dict"):
         pick_share(nn.Sequential(PiX(8, 4)), [{"image": torch.zeros(1, 8, 3, 3)}])
+    with pytest.raises(ValueError, match="batches is empty"):
+        pick_share(nn.Sequential(PiX(8, 4)), [])
 
 
 def test_counting_leaves_the_model_as_it_was():

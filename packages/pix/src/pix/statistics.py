@@ -30,7 +30,7 @@ def pick_share(model: nn.Module, batches: Tensor | Iterable[Any]) -> dict[str, T
 
     Raises:
         TypeError: a batch is neither a tensor nor a tuple that starts with one.
-        ValueError: the model has no `PiX`.
+        ValueError: the model has no `PiX`, or there is no batch.
 
     Example:
         >>> share = pick_share(nn.Sequential(PiX(8, 4)), torch.randn(16, 8, 5, 5))
@@ -38,7 +38,7 @@ def pick_share(model: nn.Module, batches: Tensor | Iterable[Any]) -> dict[str, T
         torch.Size([2])
     """
     with count_picks(model) as counts, _evaluating(model), torch.no_grad():
-        device = next(model.parameters()).device
+        device, empty = next(model.parameters()).device, True
         for batch in [batches] if isinstance(batches, Tensor) else batches:
             images = batch[0] if isinstance(batch, (tuple, list)) else batch
             if not isinstance(images, Tensor):
@@ -46,6 +46,9 @@ def pick_share(model: nn.Module, batches: Tensor | Iterable[Any]) -> dict[str, T
                     f"batches must yield tensors, or tuples that start with one, but one is a {type(images).__name__}."
                 )
             model(images.to(device))
+            empty = False
+    if empty:
+        raise ValueError("batches is empty: pass a tensor of images, or a loader that yields some.")
     return {name: (picked / images).cpu() for name, (picked, images) in counts.items() if images}
 
 
