@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+from functools import partial
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from leanconv import profiling
+from leanconv import benchmark, environment, profiling
 
 
 def test_resnet18_has_its_published_size():
@@ -67,3 +71,19 @@ def test_memory_is_the_peak_and_not_the_sum():
     assert profiling.memory(x.clone) == size
     assert profiling.memory(two_then_one) == 2 * size
     assert profiling.memory(lambda: None) == 0
+
+
+def test_benchmarks_take_turns_and_say_where_they_ran(tmp_path):
+    order = []
+    calls = {name: partial(order.append, name) for name in ("a", "b")}
+    times = benchmark.interleave(calls, "cpu", seconds=0.0, least=3)
+    assert order == ["a", "b"] * 4  # once to warm up
+    assert [len(values) for values in times.values()] == [3, 3]
+    assert benchmark.summary([0.001, 0.004, 0.002]) == {"ms": 2.0, "spread_ms": pytest.approx(3.0), "n": 3}
+
+    args = argparse.Namespace(device="cpu", threads=[1], json=tmp_path / "deep" / "x.json")
+    where = benchmark.environment(args, {"native_cpu": "available"})
+    assert where["hardware"] == environment.cpu_name()
+    assert where["arguments"] == {"device": "cpu", "threads": [1]}
+    benchmark.write(args.json, {"environment": where})
+    assert json.loads(args.json.read_text()) == {"environment": where}

@@ -9,16 +9,13 @@ runtime table and of its stem.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import statistics
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 import dwoconv1d
+from leanconv.benchmark import SETS, copy_bandwidth, environment, milliseconds, write
 
 SHAPES = [
     (64, 512, 56, 1),
@@ -30,27 +27,6 @@ SHAPES = [
 ]  # N C H stride
 KERNEL_SIZES = [7, 15, 31]
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-SETS = 3  # of inputs, taken in turn
-
-
-def milliseconds(call: Callable[[int], object], repeats: int) -> float:
-    """Median time of call(set of inputs)."""
-    for i in range(SETS):
-        call(i)
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
-    for i, (start, end) in enumerate(events):
-        start.record()
-        call(i % SETS)
-        end.record()
-    torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(end) for start, end in events)
-
-
-def copy_bandwidth() -> float:
-    """Bytes per second, read and written, of a copy much larger than the cache."""
-    source = [torch.randn(1 << 28, device="cuda") for _ in range(SETS)]
-    target = torch.empty_like(source[0])
-    return 2 * source[0].nbytes / milliseconds(lambda i: target.copy_(source[i]), 20) * 1e3
 
 
 def measure(
@@ -99,16 +75,8 @@ def main() -> None:
         return
     torch.backends.cudnn.benchmark = True
     copy = copy_bandwidth()
-    date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    environment = {
-        "date": date,
-        "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "copy GB/s": copy / 1e9,
-    }
-    environment["backend"] = {key: str(value) for key, value in dwoconv1d.backend_info().items()}
-    print(f"{environment['gpu']}, copy {copy / 1e9:.0f} GB/s; ms (share of copy bandwidth)")
-    args.json.parent.mkdir(parents=True, exist_ok=True)
+    where = {**environment(args, dwoconv1d.backend_info()), "copy GB/s": copy / 1e9}
+    print(f"{where['hardware']}, copy {copy / 1e9:.0f} GB/s; ms (share of copy bandwidth)")
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         for layout in LAYOUTS:
@@ -121,7 +89,7 @@ def main() -> None:
                     )
                     print(f"{result['dtype']} {layout} {shape} K={kernel_size}: {times}")
             # After every layout: a time limit then costs only what was not measured.
-            args.json.write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
+            write(args.json, {"environment": where, "results": results})
 
 
 if __name__ == "__main__":

@@ -15,14 +15,8 @@ Both layouts of every rival run and the better one counts. `floor` is the time o
 from __future__ import annotations
 
 import argparse
-import ctypes
-import datetime
 import itertools
 import json
-import platform
-import statistics
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import dwoconv1d
+from leanconv.benchmark import clock, environment, keep_freed_memory, summary, write
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = [(8, 96, 56), (8, 384, 14), (1, 96, 224)]
@@ -98,16 +93,14 @@ def routes(angle: Tensor, kernel_size: int, compiled: bool) -> dict[str, tuple[R
     return found
 
 
-def interleave(
-    calls: dict[str, Callable[[], object]], clock: Callable[[], float], seconds: float
-) -> dict[str, list[float]]:
+def interleave(calls: dict[str, Callable[[], object]], device: torch.device, seconds: float) -> dict[str, list[float]]:
     """Time every call in turn until each has had its share of `seconds`; one that is slow at first is not repeated."""
     times: dict[str, list[float]] = {}
     for name, call in calls.items():
         for _ in range(2):  # the first call may compile or allocate
-            start = clock()
+            start = clock(device)
             call()
-            times[name] = [clock() - start]
+            times[name] = [clock(device) - start]
             if times[name][0] > 10 * SLOW:
                 break
     slow = {name for name, values in times.items() if values[0] > SLOW}
@@ -119,9 +112,9 @@ def interleave(
 
     while active := [name for name in fast if wants_more(times[name])]:
         for name in active:
-            start = clock()
+            start = clock(device)
             calls[name]()
-            times[name].append(clock() - start)
+            times[name].append(clock(device) - start)
     return times
 
 
@@ -129,11 +122,6 @@ def measure(shape: tuple[int, int, int], kernel_size: int, args: argparse.Namesp
     """Time one case in both layouts; `skip` collects rivals too slow to be tried at larger K."""
     batch, channels, size = shape
     dtype, device = getattr(torch, args.dtype), torch.device(args.device)
-
-    def clock() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.thread_time() if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
 
     torch.manual_seed(0)
     single = args.angles != "eight"
@@ -170,18 +158,11 @@ def measure(shape: tuple[int, int, int], kernel_size: int, args: argparse.Namesp
                 training[label] = train
     result: dict = {"shape": shape, "kernel_size": kernel_size}
     for phase, calls in (("forward", forward), ("training", training)):
-        times = interleave(calls, clock, 0.1 if args.quick else 0.4)
+        times = interleave(calls, device, 0.1 if args.quick else 0.4)
         skip.update(
             f"{phase} {name}" for name, values in times.items() if values[0] > SLOW and name[:4] not in ("ours", "conv")
         )
-        result[phase] = {
-            name: {
-                "ms": 1e3 * statistics.median(values),
-                "spread_ms": 1e3 * (max(values) - min(values)),
-                "n": len(values),
-            }
-            for name, values in times.items()
-        }
+        result[phase] = {name: summary(values) for name, values in times.items()}
     result["bytes"] = 2 * x.numel() * x.element_size()
     return result
 
@@ -214,41 +195,6 @@ def table(results: list[dict]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def environment(args: argparse.Namespace) -> dict:
-    """Where the numbers come from."""
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = [
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ]
-        processor = names[0] if names else processor
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown",
-        "hardware": torch.cuda.get_device_name() if args.device == "cuda" else processor,
-        "backend": {key: str(value) for key, value in dwoconv1d.backend_info().items()},
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "dtype": args.dtype,
-        "device": args.device,
-        "angles": args.angles,
-        "clock": "thread CPU time with 1 thread, else wall time; medians",
-    }
-
-
-def keep_freed_memory() -> None:
-    """Let malloc reuse outputs: else page faults of some routes, by chance, would be most of what is measured."""
-    try:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
-    except (AttributeError, OSError, TypeError):
-        return
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repeats; only conv 1xK at K = 31")
@@ -271,13 +217,12 @@ def main() -> None:
                     rivals = itertools.product(("forward", "training"), ("dense", "directions", "shifts"), LAYOUTS)
                     skip |= {f"{phase} {name}, {place}" for phase, name, place in rivals}
                 results.append({"threads": count, **measure(shape, kernel_size, args, skip)})
-    report = {"environment": environment(args), "results": results}
+    report = {"environment": environment(args, dwoconv1d.backend_info()), "results": results}
     print(json.dumps(report["environment"], indent=2))
     print(table(results))
     name = f"oriented_conv1d_{args.device}_{args.dtype}_{args.angles}.json"
     path = args.json or RESULTS / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write(path, report)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,16 @@ batches and sizes of the paper's table 7, the convolutions are those of PathConv
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _measure import RESULTS, environment
 from torch import Tensor
 
 import pathconv
+from leanconv.benchmark import SETS, copy_bandwidth, environment, milliseconds, write
 
-SETS = 3  # of inputs, taken in turn
 TRAVERSALS = [(128, 32, 3), (1024, 32, 3), (128, 64, 3), (1024, 64, 3), (1024, 64, 5), (512, 224, 3)]  # N size P
 STEMS = [(128, 32, 48), (512, 64, 48), (512, 64, 60)]  # N size D
 DEPTHWISE = [  # N C M L K stride
@@ -34,26 +31,6 @@ DEPTHWISE = [  # N C M L K stride
 ]
 op = torch.ops.pathconv
 Calls = dict[str, tuple[Callable[[int], object], int]]  # name -> call of a set of inputs, bytes
-
-
-def milliseconds(call: Callable[[int], object], repeats: int) -> float:
-    """Median time of call(set of inputs)."""
-    for i in range(SETS):
-        call(i)
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
-    for i, (start, end) in enumerate(events):
-        start.record()
-        call(i % SETS)
-        end.record()
-    torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(end) for start, end in events)
-
-
-def copy_bandwidth() -> float:
-    """Bytes per second, read and written, of a copy much larger than the cache."""
-    source = [torch.randn(1 << 28, device="cuda") for _ in range(SETS)]
-    target = torch.empty_like(source[0])
-    return 2 * source[0].nbytes / milliseconds(lambda i: target.copy_(source[i]), 20) * 1e3
 
 
 def draw(*shape: int, dtype: torch.dtype, last: bool) -> list[Tensor]:
@@ -139,17 +116,15 @@ def depthwise(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> Calls:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument("--json", type=Path, default=RESULTS / "cuda_bandwidth.json")
+    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results/cuda_bandwidth.json")
     args, _ = parser.parse_known_args()  # the options of the other benchmarks do not concern this one
-    args.device = "cuda"
     if not torch.cuda.is_available():
         print("cuda_bandwidth: not measured, there is no GPU here.")
         return
     torch.backends.cudnn.benchmark = True
     copy = copy_bandwidth()
-    where = {**environment(args), "clock": "CUDA events; medians", "copy GB/s": copy / 1e9}
+    where = {**environment(args, pathconv.backend_info()), "copy GB/s": copy / 1e9}
     print(f"{where['hardware']}, copy {copy / 1e9:.0f} GB/s; ms (share of copy bandwidth)")
-    args.json.parent.mkdir(parents=True, exist_ok=True)
     results = []
     groups = {"traversal": (traversal, TRAVERSALS), "stem": (stem, STEMS), "depthwise": (depthwise, DEPTHWISE)}
     for dtype in (torch.float32, torch.bfloat16):
@@ -168,7 +143,7 @@ def main() -> None:
                     layout = "channels last" if last else "channels first"
                     print(f"{result['dtype']} {layout} {kind} {shape}: {', '.join(times)}")
             # After every layout: a time limit then costs only what was not measured.
-            args.json.write_text(json.dumps({"environment": where, "results": results}, indent=1) + "\n")
+            write(args.json, {"environment": where, "results": results})
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _measure import RESULTS, environment, interleave, keep_freed_memory, summary
 from torch import Tensor
 
-from pathconv import depthwise_conv1d
+from leanconv.benchmark import environment, interleave, keep_freed_memory, summary, write
+from pathconv import backend_info, depthwise_conv1d
+
+RESULTS = Path(__file__).parent / "results"
 
 # Channels, positions, K, stride, M: stem, blocks and downsamplings at 32 x 32 pixels.
 LAYERS = [
@@ -152,12 +154,11 @@ def main() -> None:
     for count in args.threads if args.device == "cpu" else [torch.get_num_threads()]:
         torch.set_num_threads(count)
         results += [{"threads": count, **measure(layer, args)} for layer in (QUICK if args.quick else LAYERS)]
-    report = {"environment": environment(args), "results": results}
+    report = {"environment": environment(args, backend_info()), "results": results}
     print(json.dumps(report["environment"], indent=2))
     print(table(results))
     path = args.json or RESULTS / f"depthwise_conv1d_{args.device}_{args.dtype}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write(path, report)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ import timm
 import torch
 import torch.nn.functional as F
 from _as_published import AsPublished
-from _measure import RESULTS, environment, interleave, keep_freed_memory, summary
 from torch import Tensor, nn
 
-import pathconv.models  # noqa: F401 - registers the networks
+import pathconv.models
+from leanconv.benchmark import environment, interleave, keep_freed_memory, summary, write
+
+RESULTS = Path(__file__).parent / "results"
 
 SIZES = {
     "pathconv_s": ((2, 2, 2, 2), (48, 96, 192, 384)),
@@ -180,12 +182,11 @@ def main() -> None:
         torch.set_num_threads(count)
         for name in args.networks:
             results.append({"threads": count, **measure(name, args)})
-    report = {"environment": environment(args), "results": results}
+    report = {"environment": environment(args, pathconv.backend_info()), "results": results}
     print(json.dumps(report["environment"], indent=2))
     print(table(results))
     path = args.json or RESULTS / f"networks_{args.device}_{args.dtype}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write(path, report)
 
 
 if __name__ == "__main__":

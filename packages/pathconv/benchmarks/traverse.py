@@ -22,10 +22,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _measure import RESULTS, environment, interleave, keep_freed_memory, summary
 from torch import Tensor
 
 import pathconv
+from leanconv.benchmark import environment, interleave, keep_freed_memory, summary, write
+
+RESULTS = Path(__file__).parent / "results"
 
 CASES = [(1, 32), (128, 32), (1024, 32), (128, 64), (512, 64), (128, 224)]  # images, and their side
 QUICK = [(128, 32), (128, 64)]
@@ -179,12 +181,11 @@ def main() -> None:
         moves = [measure_traverse(*case, args) for case in (QUICK if args.quick else CASES)]
         fused = [measure_stem(*case, width, args) for case in (QUICK if args.quick else STEM_CASES) for width in WIDTHS]
         results += [{"threads": count, **result} for result in moves + fused]
-    report = {"environment": environment(args), "results": results}
+    report = {"environment": environment(args, pathconv.backend_info()), "results": results}
     print(json.dumps(report["environment"], indent=2))
     print(tables_of(results))
     path = args.json or RESULTS / f"traverse_{args.device}_{args.dtype}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write(path, report)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,6 @@ are those of ResNet-50.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import pix
+from leanconv.benchmark import SETS, copy_bandwidth, environment, milliseconds, write
 
-SETS = 3  # of inputs, taken in turn
 SHAPES = [  # N C H zeta
     (128, 64, 56, 1),
     (128, 256, 56, 2),
@@ -37,26 +34,6 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 TAU = 0.5
 op = torch.ops.pix
 Calls = dict[str, tuple[Callable[[int], object], int]]  # name -> call of a set of inputs, bytes
-
-
-def milliseconds(call: Callable[[int], object], repeats: int) -> float:
-    """Median time of call(set of inputs)."""
-    for i in range(SETS):
-        call(i)
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
-    for i, (start, end) in enumerate(events):
-        start.record()
-        call(i % SETS)
-        end.record()
-    torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(end) for start, end in events)
-
-
-def copy_bandwidth() -> float:
-    """Bytes per second, read and written, of a copy much larger than the cache."""
-    source = [torch.randn(1 << 28, device="cuda") for _ in range(SETS)]
-    target = torch.empty_like(source[0])
-    return 2 * source[0].nbytes / milliseconds(lambda i: target.copy_(source[i]), 20) * 1e3
 
 
 def composed(x: Tensor, p: Tensor, zeta: int) -> Tensor:
@@ -129,16 +106,8 @@ def main() -> None:
         return
     torch.backends.cudnn.benchmark = True
     copy = copy_bandwidth()
-    environment = {
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "clock": "CUDA events; medians",
-        "copy GB/s": copy / 1e9,
-        "backend": {key: str(value) for key, value in pix.backend_info().items()},
-    }
-    print(f"{environment['gpu']}, copy {copy / 1e9:.0f} GB/s; ms (share of copy bandwidth)")
-    args.json.parent.mkdir(parents=True, exist_ok=True)
+    where = {**environment(args, pix.backend_info()), "copy GB/s": copy / 1e9}
+    print(f"{where['hardware']}, copy {copy / 1e9:.0f} GB/s; ms (share of copy bandwidth)")
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         for layout in LAYOUTS:
@@ -155,7 +124,7 @@ def main() -> None:
                     )
                     print(f"{result['dtype']} {layout} {kind} {shape}: {times}")
             # After every layout: a time limit then costs only what was not measured.
-            args.json.write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
+            write(args.json, {"environment": where, "results": results})
 
 
 if __name__ == "__main__":

@@ -23,11 +23,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _measure import RESULTS, environment, interleave, keep_freed_memory, summary
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from leanconv.benchmark import environment, interleave, keep_freed_memory, summary, write
+from pix import backend_info
 from pix.models import pix_resnet50
+
+RESULTS = Path(__file__).parent / "results"
 
 NETWORKS = {"PiX-ResNet-50": True, "ResNet-50": False}  # whether PiX squeezes
 
@@ -173,12 +176,11 @@ def main() -> None:
     for count in args.threads if args.device == "cpu" else [torch.get_num_threads()]:
         torch.set_num_threads(count)
         results += [{"threads": count, **measure(batch, args)} for batch in args.batch]
-    report = {"environment": environment(args), "results": results}
+    report = {"environment": environment(args, backend_info()), "results": results}
     print(json.dumps(report["environment"], indent=2))
     print(table(results))
     path = args.json or RESULTS / f"networks_{args.device}_{args.dtype}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write(path, report)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _measure import RESULTS, environment, interleave, keep_freed_memory, summary
 from torch import Tensor
 
 import pix
+from leanconv.benchmark import environment, interleave, keep_freed_memory, summary, write
+
+RESULTS = Path(__file__).parent / "results"
 
 CASES = [(256, 56, 4), (512, 28, 4), (1024, 14, 4), (2048, 7, 4), (256, 56, 2)]  # channels, side, zeta
 QUICK = [(256, 56, 4), (1024, 14, 4)]
@@ -175,13 +177,12 @@ def main() -> None:
         for batch in args.batch:
             for case in QUICK if args.quick else CASES:
                 results += [{"threads": count, **measure(batch, *case, place, args)} for place in LAYOUTS]
-    report = {"environment": environment(args), "worst": worst(results), "results": results}
+    report = {"environment": environment(args, pix.backend_info()), "worst": worst(results), "results": results}
     print(json.dumps(report["environment"], indent=2))
     print(table(results, getattr(torch, args.dtype).itemsize))
     print("\n".join(f"{name}: at least {value:.2f}" for name, value in report["worst"].items()))
     path = args.json or RESULTS / f"pick_or_mix_{args.device}_{args.dtype}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write(path, report)
 
 
 if __name__ == "__main__":
