@@ -253,6 +253,7 @@ def _check_values(coords: Tensor, radius: Tensor) -> None:
     plain = type(coords.data) is Tensor and type(radius.data) is Tensor and coords.device.type == "cpu"
     if torch.compiler.is_compiling() or not plain or torch._C._functorch.peek_interpreter_stack() is not None:
         return
+    coords, radius = coords.detach(), radius.detach()
     if coords.numel() == 0 or (
         0 < radius.min().item() <= radius.max().item() < math.inf and coords.abs().max().item() < math.inf
     ):

@@ -138,6 +138,8 @@ def conv(
     """y[n, c, i, j] = bias[c] + sum_{a, b} weight[c, a, b] * x[n, c, i + a - Kh // 2, j + b - Kw // 2]."""
     with torch.autocast(x.device.type, enabled=False):
         kernel, shift = wide(weight)[:, None], None if bias is None else wide(bias)
+        if not x.numel():  # which torch takes for an image smaller than the kernel
+            return _like(wide(x) * kernel.sum((1, 2, 3))[:, None, None] + (0 if shift is None else shift[0]), x)
         return _like(F.conv2d(_fast(x), kernel, shift, padding=_margins(weight), groups=x.shape[1]), x)
 
 
@@ -178,7 +180,7 @@ def channels_last(t: Tensor) -> bool:
 
 def _shared(t: Tensor, active: Tensor, average: bool) -> Tensor:  # (G, N, taps) each
     """`t` / (number of points that touch the tap + 1e-6), if averaged."""
-    return t / (active.sum(1, keepdim=True) + EPSILON) if average else t
+    return t / (active.sum(1, keepdim=True, dtype=torch.float64) + EPSILON) if average else t
 
 
 def _finite(coords: Tensor, radius: Tensor) -> Tensor:  # (G, N)
