@@ -49,7 +49,7 @@ def draw(coords=COORDS, radius=RADIUS, weight=WEIGHT, size=5, average=False, fli
         (
             lambda: causal_conv1d_long(torch.ones(1, 2, 5), torch.ones(3, 2, 5), algorithm="slow"),
             ValueError,
-            "algorithm must be \"auto\", \"direct\" or \"fft\", but it is 'slow'",
+            'algorithm must be "auto", "direct" or "fft", but it is \'slow\'',
         ),
         (lambda: SMPConv1d(0, 4, 9), ValueError, "in_channels must be at least 1"),
         (lambda: SMPConv1d(1, 4, 9, 0), ValueError, "n_points must be at least 1"),

@@ -45,9 +45,7 @@ def test_each_argument_alone(which):
 
 def test_second_derivatives_of_points_are_refused_and_the_formula_has_them():
     leaves = points(1, 3, 2, 2)
-    grads = torch.autograd.grad(
-        rasterize(*leaves, 5, average=False, flip=True).sin().sum(), leaves, create_graph=True
-    )
+    grads = torch.autograd.grad(rasterize(*leaves, 5, average=False, flip=True).sin().sum(), leaves, create_graph=True)
     with pytest.raises(NotImplementedError, match=r"no second derivative: use smpconv\.reference\.rasterize"):
         torch.autograd.grad(sum(grad.sum() for grad in grads), leaves)
     assert torch.autograd.gradgradcheck(lambda *t: reference.rasterize(*t, 5, average=False, flip=True), leaves)

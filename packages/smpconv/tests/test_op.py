@@ -139,9 +139,7 @@ def test_images_are_oriented_as_the_authors(average):
 
 def test_orientation_is_a_transposition_and_a_flip_of_rows():
     coords, radius, weight = points(2, 6, 2, 3, torch.float64)
-    plain, flipped = (
-        torch.ops.smpconv.rasterize(coords, radius, weight, (7, 7), True, flip) for flip in (False, True)
-    )
+    plain, flipped = (torch.ops.smpconv.rasterize(coords, radius, weight, (7, 7), True, flip) for flip in (False, True))
     assert torch.equal(flipped, plain.mT.flip(2))
 
 
@@ -219,7 +217,9 @@ def test_half_precision_is_rounded_once(dtype, average):
 # The convolution.
 
 
-@pytest.mark.parametrize("kernel_size", [(1, 1), (3, 3), (7, 7), (13, 13), (31, 31), (63, 63), (3, 9), (15, 1)], ids=str)
+@pytest.mark.parametrize(
+    "kernel_size", [(1, 1), (3, 3), (7, 7), (13, 13), (31, 31), (63, 63), (3, 9), (15, 1)], ids=str
+)
 @pytest.mark.parametrize("image", [(2, 3, 14, 14), (1, 17, 7, 5), (3, 1, 1, 9), (1, 2, 40, 33), (1, 4, 1, 1)], ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
 def test_convolution_is_that_of_torch(kernel_size, image, layout):

@@ -70,8 +70,8 @@ def rasterize(
     floating_tensor("weight", weight, "(G, C, N)")
     if weight.shape[0] != coords.shape[0] or weight.shape[2] != coords.shape[1]:
         raise ValueError(
-            f"weight must have shape ({coords.shape[0]}, C, {coords.shape[1]}) for the groups and points of coords, but "
-            f"it has shape {tuple(weight.shape)}."
+            f"weight must have shape ({coords.shape[0]}, C, {coords.shape[1]}) for the groups and points of coords, "
+            f"but it has shape {tuple(weight.shape)}."
         )
     same_device("weight", weight, "coords", coords)
     same_dtype("weight", weight, "coords", coords)
@@ -110,7 +110,7 @@ def depthwise_conv2d(
     floating_tensor("x", x, "(N, C, H, W)")
     weight = _kernels(x, weight)
     _check_bias(bias, weight.shape[0])
-    _check_algorithm(algorithm)
+    check_algorithm(algorithm)
     x, weight, bias = _alike(x, weight, bias)
     if algorithm != "fft" or x.numel() == 0:
         return ops.depthwise_conv2d(x, weight, bias)
@@ -145,7 +145,7 @@ def conv2d_long(
     _check_dense(x, weight, bias)
     if weight.shape[2] % 2 == 0 or weight.shape[3] % 2 == 0:
         raise ValueError(f"weight must have odd sizes, but its kernels are {tuple(weight.shape[2:])}.")
-    _check_algorithm(algorithm)
+    check_algorithm(algorithm)
     x, weight, bias = _alike(x, weight, bias)
     spectral = algorithm == "fft" or (algorithm == "auto" and weight.shape[2] * weight.shape[3] >= 121)
     if not spectral or x.numel() == 0:
@@ -184,7 +184,7 @@ def causal_conv1d_long(
     floating_tensor("x", x, "(N, I, L)")
     floating_tensor("weight", weight, "(O, I, T)")
     _check_dense(x, weight, bias)
-    _check_algorithm(algorithm)
+    check_algorithm(algorithm)
     x, weight, bias = _alike(x, weight, bias)
     if algorithm == "direct" or (algorithm == "auto" and weight.shape[2] < 64) or x.numel() == 0:
         return F.conv1d(F.pad(x, (weight.shape[2] - 1, 0)), weight, bias)
@@ -243,15 +243,22 @@ def _check_points(coords: Any, radius: Any, size: Any, flip: Any) -> tuple[int, 
         return (positive_int("size", size),) * coords.shape[2]
     if len(size) != coords.shape[2]:
         raise ValueError(
-            f"size must be one integer or one for each of the {coords.shape[2]} components of coords, but it is {size!r}."
+            f"size must be one integer or one for each of the {coords.shape[2]} components of coords, but it is "
+            f"{size!r}."
         )
     return tuple(positive_int("size", taps) for taps in size)
 
 
+def shows_values(*tensors: Tensor) -> bool:
+    """Whether Python may look at values, at little cost: on a CPU, and not while a program is made or transformed."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    return all(type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" for t in tensors)
+
+
 def _check_values(coords: Tensor, radius: Tensor) -> None:
     """Refuses points that can never be right, where looking at values costs little and is possible."""
-    plain = type(coords.data) is Tensor and type(radius.data) is Tensor and coords.device.type == "cpu"
-    if torch.compiler.is_compiling() or not plain or torch._C._functorch.peek_interpreter_stack() is not None:
+    if not shows_values(coords, radius):
         return
     coords, radius = coords.detach(), radius.detach()
     if coords.numel() == 0 or (
@@ -297,7 +304,8 @@ def _check_bias(bias: Any, channels: int) -> None:
             raise ValueError(f"bias has {bias.shape[0]} entries but weight has kernels for {channels} channels.")
 
 
-def _check_algorithm(algorithm: Any) -> None:
+def check_algorithm(algorithm: Any) -> None:
+    """Refuses a name that is none of `ALGORITHMS`."""
     if algorithm not in ALGORITHMS:
         raise ValueError(f'algorithm must be "auto", "direct" or "fft", but it is {algorithm!r}.')
 

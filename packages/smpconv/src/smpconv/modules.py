@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from ._common.checks import positive_int, positive_pair
-from .functional import LARGEST, _check_algorithm, causal_conv1d_long, conv2d_long, depthwise_conv2d, rasterize
+from .functional import (
+    LARGEST,
+    causal_conv1d_long,
+    check_algorithm,
+    conv2d_long,
+    depthwise_conv2d,
+    rasterize,
+    shows_values,
+)
 
 
 class PointKernel(nn.Module):
@@ -46,7 +54,7 @@ class PointKernel(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        _check_algorithm(algorithm)
+        check_algorithm(algorithm)
         if not radius > 0 or not coord_std > 0:
             raise ValueError(f"radius and coord_std must be positive, but they are {radius!r} and {coord_std!r}.")
         self.kernel_size, self.n_points, self.average, self.algorithm = kernel_size, n_points, bool(average), algorithm
@@ -86,9 +94,7 @@ class PointKernel(nn.Module):
         """`kernel()`, or an equal tensor from an earlier call; for reading only."""
         points = [self.coords, self.radius, self.weight]
         learns = torch.is_grad_enabled() and any(t.requires_grad for t in points)
-        plain = all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" for t in points)
-        transformed = torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
-        if self.training or learns or not plain or transformed:
+        if self.training or learns or not shows_values(*points):
             self._kept = None
             return self.kernel()
         if self._kept is not None:

@@ -96,11 +96,11 @@ def backward(
     r = torch.where(radius > 0, radius, 1).double()
     grad_coords = -torch.einsum("gnt,gntd->gnd", s, offset.sign()) / r[:, :, None]
     grad_radius = (s * offset.abs().sum(-1)).sum(-1) / r.square()
-    lost = ~_finite(coords, radius).all(1)[:, None, None]
-    grads = grad_coords, grad_radius, grad_weight
-    return tuple(
-        g.masked_fill(lost if g.dim() == 3 else lost[:, 0], torch.nan).to(t.dtype).contiguous()
-        for g, t in zip(grads, (coords, radius, weight))
+    lost = ~_finite(coords, radius).all(1)
+    return (
+        grad_coords.masked_fill(lost[:, None, None], torch.nan).to(coords.dtype).contiguous(),
+        grad_radius.masked_fill(lost[:, None], torch.nan).to(radius.dtype).contiguous(),
+        grad_weight.masked_fill(lost[:, None, None], torch.nan).to(weight.dtype).contiguous(),
     )
 
 
