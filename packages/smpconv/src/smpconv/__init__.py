@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 
 from . import functional, modules, ops, reference
 from .functional import causal_conv1d_long, conv2d_long, depthwise_conv2d, diagnose, rasterize
+from .irregular import irregular_conv1d
 from .modules import SMPConv1d, SMPConv2d, SMPDepthwiseConv2d, clip_radii_, param_groups
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "depthwise_conv2d",
     "diagnose",
     "functional",
+    "irregular_conv1d",
     "modules",
     "ops",
     "param_groups",

@@ -17,6 +17,7 @@ from .functional import (
     rasterize,
     shows_values,
 )
+from .irregular import irregular_conv1d
 
 
 class PointKernel(nn.Module):
@@ -186,6 +187,11 @@ class SMPConv1d(PointKernel):
 
     def forward(self, x: Tensor) -> Tensor:  # (N, I, L) -> (N, O, L)
         return causal_conv1d_long(x, self._current_kernel(), self.bias, algorithm=self.algorithm)
+
+    def irregular(self, x: Tensor, times: Tensor, spacing: float = 1.0) -> Tensor:  # (N, I, L), (N, L) -> (N, O, L)
+        """The same for samples at `times`: see :func:`smpconv.irregular_conv1d`; `spacing` is that of regular ones."""
+        points, span = (self.coords, self.radius, self.weight), (self.kernel_size[0] - 1) * spacing
+        return irregular_conv1d(x, times, *points, self.bias, span=span, spacing=spacing, average=self.average)
 
     @torch.no_grad()
     def resample(self, size: int, rate: float = 1.0) -> SMPConv1d:
