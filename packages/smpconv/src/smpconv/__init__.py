@@ -9,12 +9,14 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from . import functional, modules, ops, reference
+from .branches import SMPBranches, fuse
 from .functional import causal_conv1d_long, conv2d_long, depthwise_conv2d, diagnose, rasterize
 from .irregular import irregular_conv1d
 from .modules import SMPConv1d, SMPConv2d, SMPDepthwiseConv2d, clip_radii_, param_groups
 
 __version__ = "0.1.0"
 __all__ = [
+    "SMPBranches",
     "SMPConv1d",
     "SMPConv2d",
     "SMPDepthwiseConv2d",
@@ -25,6 +27,7 @@ __all__ = [
     "depthwise_conv2d",
     "diagnose",
     "functional",
+    "fuse",
     "irregular_conv1d",
     "modules",
     "ops",

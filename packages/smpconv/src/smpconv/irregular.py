@@ -66,10 +66,9 @@ def irregular_conv1d(
         z0, z1, z2 = (
             torch.einsum("ie,nil->nel", c, s) for c, s in ((constant, sums[0]), (slope, sums[0]), (slope, sums[1]))
         )
-        targets = (t[:, None] - edge[:, None]).contiguous()  # (N or 1, E, L)
-        sequences = t[:, None].expand(-1, len(edge), -1).contiguous()
-        upto = torch.searchsorted(sequences, targets, right=True)
-        upto[:, -1] = torch.searchsorted(sequences[:, -1], targets[:, -1].contiguous())  # the oldest lag belongs to it
+        targets = t[:, None] - edge[:, None]  # (N or 1, E, L)
+        upto = torch.searchsorted(t, targets.flatten(1), right=True).view(targets.shape)
+        upto[:, -1] = torch.searchsorted(t, targets[:, -1].contiguous())  # the oldest lag still belongs to the kernel
         upto = upto.expand(len(x), -1, -1)
         lines = z0.gather(2, upto) + t[:, None] * z1.gather(2, upto) - z2.gather(2, upto)
         out.append(lines.sum(1))
