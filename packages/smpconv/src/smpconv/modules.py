@@ -344,7 +344,7 @@ class SMPDepthwiseConv2d(_Image):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
-        return depthwise_conv2d(x, self._current_kernel()[0], self.bias, algorithm=self.algorithm)
+        return depthwise_conv2d(x, self._current_kernel().squeeze(0), self.bias, algorithm=self.algorithm)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, {self.kernel_size}{self._options()}"
