@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from smpconv import causal_conv1d_long, conv2d_long
-from smpconv.fourier import fast_size
+from smpconv.fourier import fast_size, pays
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +56,26 @@ def test_precision_and_layout_are_those_of_the_image(algorithm, dtype):
 
 def test_sizes_that_transforms_are_fast_for():
     assert [fast_size(least) for least in (1, 7, 11, 13, 71, 86, 1567)] == [2, 8, 12, 16, 72, 90, 1600]
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "wanted"),
+    [
+        ((8, 30, 784), (30, 30, 16), False),
+        ((8, 30, 784), (30, 30, 64), True),
+        ((1, 30, 784), (30, 30, 128), False),
+        ((8, 30, 161), (30, 30, 161), True),
+        ((4, 24, 32, 32), (24, 24, 7, 7), False),
+        ((4, 24, 32, 32), (24, 24, 33, 33), True),
+        ((1, 24, 16, 16), (24, 24, 15, 15), False),
+        ((1, 96, 56, 56), (96, 31, 31), False),
+        ((8, 96, 56, 56), (96, 31, 31), False),
+        ((1, 96, 56, 56), (96, 51, 51), False),
+        ((1, 32, 112, 112), (32, 63, 63), True),
+    ],
+)
+def test_the_faster_algorithm_was_measured(x, weight, wanted):
+    """Forward and backward on one core; the shapes alone decide."""
+    x, weight = torch.empty(x, device="meta"), torch.empty(weight, device="meta")
+    zeros = (weight.shape[2] - 1,) if x.dim() == 3 else tuple(size // 2 for size in weight.shape[-2:])
+    assert pays(x, weight, zeros) == wanted

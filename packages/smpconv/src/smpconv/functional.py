@@ -97,7 +97,8 @@ def depthwise_conv2d(
         x: float32, float64, float16 or bfloat16; an empty batch too.
         weight: Kh and Kw odd, up to 63, in the dtype of `x`.
         bias: one number per channel.
-        algorithm: "direct", "fft", or "auto", which is the direct one wherever this package has kernels of its own.
+        algorithm: "direct", "fft", which keeps spectra for the backward pass, or "auto", the faster one by what was
+            measured on a CPU; on other devices the direct one.
 
     Raises:
         TypeError: a tensor that is not floating point, dtypes that differ.
@@ -112,7 +113,9 @@ def depthwise_conv2d(
     _check_bias(bias, weight.shape[0])
     check_algorithm(algorithm)
     x, weight, bias = _alike(x, weight, bias)
-    if algorithm != "fft" or x.numel() == 0:
+    margins = weight.shape[1] // 2, weight.shape[2] // 2
+    auto = algorithm == "auto" and x.device.type == "cpu" and x.numel() > 0 and fourier.pays(x, weight, margins)
+    if not (algorithm == "fft" or auto) or x.numel() == 0:
         return ops.depthwise_conv2d(x, weight, bias)
     return _finished(fourier.same_conv2d(x, weight), bias, x)
 
@@ -130,7 +133,8 @@ def conv2d_long(
         x: float32, float64, float16 or bfloat16.
         weight: Kh and Kw odd, of any size, in the dtype of `x`.
         bias: one number per output channel.
-        algorithm: "direct" is `F.conv2d`, "fft" multiplies spectra; "auto" multiplies them from 11 x 11 taps on.
+        algorithm: "direct" is `F.conv2d`, "fft" multiplies spectra, "auto" is the faster one by what was measured on a
+            CPU; in compiled programs spectra from 13 x 13 taps on.
 
     Raises:
         TypeError: a tensor that is not floating point, dtypes that differ.
@@ -147,9 +151,11 @@ def conv2d_long(
         raise ValueError(f"weight must have odd sizes, but its kernels are {tuple(weight.shape[2:])}.")
     check_algorithm(algorithm)
     x, weight, bias = _alike(x, weight, bias)
-    spectral = algorithm == "fft" or (algorithm == "auto" and weight.shape[2] * weight.shape[3] >= 121)
-    if not spectral or x.numel() == 0:
-        return F.conv2d(x, weight, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2))
+    margins = weight.shape[2] // 2, weight.shape[3] // 2
+    if x.numel() == 0:
+        algorithm = "direct"
+    if algorithm == "direct" or (algorithm == "auto" and not fourier.pays(x, weight, margins)):
+        return F.conv2d(x, weight, bias, padding=margins)
     return _finished(fourier.same_conv2d(x, weight), bias, x)
 
 
@@ -171,7 +177,8 @@ def causal_conv1d_long(
         x: float32, float64, float16 or bfloat16.
         weight: in the dtype of `x`; T may exceed L.
         bias: one number per output channel.
-        algorithm: "direct" is `F.conv1d`, "fft" multiplies spectra; "auto" multiplies them from 64 taps on.
+        algorithm: "direct" is `F.conv1d`, "fft" multiplies spectra, "auto" is the faster one by what was measured on a
+            CPU; in compiled programs spectra from 64 taps on.
 
     Raises:
         TypeError: a tensor that is not floating point, dtypes that differ.
@@ -186,7 +193,9 @@ def causal_conv1d_long(
     _check_dense(x, weight, bias)
     check_algorithm(algorithm)
     x, weight, bias = _alike(x, weight, bias)
-    if algorithm == "direct" or (algorithm == "auto" and weight.shape[2] < 64) or x.numel() == 0:
+    if x.numel() == 0:
+        algorithm = "direct"
+    if algorithm == "direct" or (algorithm == "auto" and not fourier.pays(x, weight, (weight.shape[2] - 1,))):
         return F.conv1d(F.pad(x, (weight.shape[2] - 1, 0)), weight, bias)
     return _finished(fourier.causal_conv1d(x, weight), bias, x)
 

@@ -139,7 +139,9 @@ def conv(
     with torch.autocast(x.device.type, enabled=False):
         kernel, shift = wide(weight)[:, None], None if bias is None else wide(bias)
         if not x.numel():  # which torch takes for an image smaller than the kernel
-            return _like(wide(x) * kernel.sum((1, 2, 3))[:, None, None] + (0 if shift is None else shift[:, None, None]), x)
+            return _like(
+                wide(x) * kernel.sum((1, 2, 3))[:, None, None] + (0 if shift is None else shift[:, None, None]), x
+            )
         return _like(F.conv2d(_fast(x), kernel, shift, padding=_margins(weight), groups=x.shape[1]), x)
 
 
