@@ -49,8 +49,8 @@ Strides strides_of(const Tensor& t) {
 }
 
 Params make_params(const Tensor& images, int64_t kernel_h, int64_t kernel_w) {
-  return {images.size(0), images.size(1), images.size(2), images.size(3), kernel_h, kernel_w,
-          leanconv::dtype_of(images)};
+  return {
+      images.size(0), images.size(1), images.size(2), images.size(3), kernel_h, kernel_w, leanconv::dtype_of(images)};
 }
 
 Tensor convolve(const Tensor& x, const Tensor& weight, const void* bias, bool turned) {

@@ -71,10 +71,10 @@ std::tuple<Tensor, Tensor, Tensor> rasterize_backward(const Tensor& grad, const 
 }  // namespace smpconv
 
 STABLE_TORCH_LIBRARY_FRAGMENT(smpconv, m) {
+  m.def("rasterize(Tensor coords, Tensor radius, Tensor weight, SymInt[] size, bool average, bool flip) -> Tensor");
   m.def(
-      "rasterize(Tensor coords, Tensor radius, Tensor weight, SymInt[] size, bool average, bool flip) -> Tensor");
-  m.def(
-      "rasterize_backward(Tensor grad, Tensor coords, Tensor radius, Tensor weight, bool average, bool flip) -> (Tensor "
+      "rasterize_backward(Tensor grad, Tensor coords, Tensor radius, Tensor weight, bool average, bool flip) -> "
+      "(Tensor "
       "grad_coords, Tensor grad_radius, Tensor grad_weight)");
 }
 

@@ -110,8 +110,8 @@ template <class A>
 using CorrelateBlock = void (*)(const Rows<A>&, int64_t at, int64_t longer, int64_t shorter, A* out);
 #if LEVEL_BYTES == 64
 constexpr int64_t kBlocks[] = {16, 14, 8, 4};
-#define SMPCONV_SEGMENTS(B)                                                                                   \
-  {correlate_block<B, 1, A>, correlate_block<B, 2, A>, correlate_block<B, 3, A>, correlate_block<B, 4, A>,    \
+#define SMPCONV_SEGMENTS(B)                                                                                \
+  {correlate_block<B, 1, A>, correlate_block<B, 2, A>, correlate_block<B, 3, A>, correlate_block<B, 4, A>, \
    correlate_block<B, 5, A>, correlate_block<B, 6, A>, correlate_block<B, 7, A>, correlate_block<B, 8, A>}
 #else
 constexpr int64_t kBlocks[] = {10, 8, 7, 4};

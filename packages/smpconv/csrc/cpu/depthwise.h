@@ -101,8 +101,13 @@ void grad_of(const Params& p, const GradTask& task) {
     for (int64_t k = task.tap_begin; k < task.tap_end; ++k) {
       const int64_t begin = max(y0, reach_h - k), end = min(y1, p.height + reach_h - k);
       if (begin >= end) continue;
-      const Rows<A> rows = {in + (begin + k - reach_h - first) * row, row, grad + (begin - task.begin) * row, row,
-                            end - begin, p.width, p.width};
+      const Rows<A> rows = {in + (begin + k - reach_h - first) * row,
+                            row,
+                            grad + (begin - task.begin) * row,
+                            row,
+                            end - begin,
+                            p.width,
+                            p.width};
       correlate(rows, -reach_w, cover, sums + (k - task.tap_begin) * cover.sums * lanes);
     }
   }
@@ -170,6 +175,6 @@ void unpack_bias(const Params& p, const void* sums, int64_t channels, void* out)
 }  // namespace
 }  // namespace smpconv
 
-#define SMPCONV_DEPTHWISE_LEVEL                                                                                     \
-  {LEVEL_BYTES, smpconv::conv_scratch, smpconv::grad_scratch, smpconv::sum_row,     smpconv::pack_weight, smpconv::pack_bias, \
-   smpconv::conv, smpconv::grad,         smpconv::unpack_sums,  smpconv::unpack_bias}
+#define SMPCONV_DEPTHWISE_LEVEL                                                                                  \
+  {LEVEL_BYTES,        smpconv::conv_scratch, smpconv::grad_scratch, smpconv::sum_row,     smpconv::pack_weight, \
+   smpconv::pack_bias, smpconv::conv,         smpconv::grad,         smpconv::unpack_sums, smpconv::unpack_bias}

@@ -84,8 +84,7 @@ void rasterize_backward_of(const RasterizeParams& p, const RasterizeTask& task) 
   A* pulls = weight + points * lanes;
   const T* grad = static_cast<const T*>(task.grad);
   for (int64_t t = 0; t < taps; t += lanes)
-    if (touches.live[t / lanes])
-      pack_numbers(grad + t, taps, task.channels, min(lanes, taps - t), image + t * lanes);
+    if (touches.live[t / lanes]) pack_numbers(grad + t, taps, task.channels, min(lanes, taps - t), image + t * lanes);
   pack_numbers(static_cast<const T*>(task.weight), p.points, task.channels, p.points, weight);
   for (int64_t i = 0; i < p.points; ++i) {
     Vector<A> to_weight = {}, sums[dims + 1] = {};

@@ -47,8 +47,9 @@ template <class A>
 class TouchList {
  public:
   TouchList(const RasterizeParams& p, int64_t lanes, bool backward)
-      : params_(p), shift_(__builtin_ctzll(lanes)), backward_(backward), rows_(p.height, p.flip), columns_(p.width, false),
-        starts_(p.points + 1), radii_(p.points), live_((p.height * p.width + lanes - 1) / lanes) {
+      : params_(p), shift_(__builtin_ctzll(lanes)), backward_(backward), rows_(p.height, p.flip),
+        columns_(p.width, false), starts_(p.points + 1), radii_(p.points),
+        live_((p.height * p.width + lanes - 1) / lanes) {
     make_room(4 * p.points);  // 8 taps each
   }
 
@@ -72,8 +73,8 @@ class TouchList {
   }
 
   Touches touches() const {
-    return {starts_.data(), taps_.data(), phi_.data(), {pull_[0].data(), pull_[1].data(), pull_[2].data()},
-            live_.data()};
+    return {
+        starts_.data(), taps_.data(), phi_.data(), {pull_[0].data(), pull_[1].data(), pull_[2].data()}, live_.data()};
   }
 
  private:
