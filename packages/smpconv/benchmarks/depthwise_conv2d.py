@@ -83,7 +83,7 @@ def rows(r: dict) -> str:
     for phase in ("inference", "training"):
         stock, ours = ([t[f"{name} {place} {phase}"]["ms"] for place in LAYOUTS] for name in ("stock", "ours"))
         out.append(
-            f"{r['N']}x{r['C']}x{r['side']}x{r['side']} K{r['K']:<3} {phase:9} stock {stock[0]:8.2f} / {stock[1]:8.2f}  "
+            f"{r['N']}x{r['C']}x{r['side']}x{r['side']} K{r['K']:<3} {phase:9} stock {stock[0]:8.2f} / {stock[1]:8.2f} "
             f"fft {t[f'fft NCHW {phase}']['ms']:7.2f}  ours {ours[0]:7.2f} / {ours[1]:7.2f} ms  (NCHW / NHWC)  "
             f"best stock {min(stock) / max(ours):6.1f}x, contiguous {stock[0] / ours[0]:6.1f}x"
         )
