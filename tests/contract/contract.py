@@ -59,6 +59,7 @@ class Op:
         autocast: runs in autocast's dtype; what only moves numbers keeps theirs.
         dynamic: dimensions of the module's input that an exported program leaves open.
         from_output: arguments whose gradients are computed from the output, as it was rounded.
+        image: the first differentiable argument is an image or a sequence, whose layout the result takes.
         once: names of the ops, in `ops`, that have no derivative: the function refuses a second one in a sentence.
     """
 
@@ -80,6 +81,7 @@ class Op:
     autocast: bool = True
     dynamic: tuple[int, ...] = (0, 2, 3)
     from_output: tuple[str, ...] = ()
+    image: bool = True
     once: tuple[str, ...] = ()
 
     def tolerance(self, part: str, dtype: torch.dtype) -> tuple[float, float]:

@@ -67,6 +67,8 @@ def test_agrees_with_reference_in_every_layout(op, place, dtype, layout):
 
 
 def test_channels_last_in_channels_last_out(op, place):
+    if not op.image:
+        pytest.skip("draws kernels, which are contiguous")
     for name, sample in op.samples(normal()).items():
         inputs = convert(sample, place, torch.float32)
         image = op.differentiable[0]
@@ -277,7 +279,7 @@ def test_module_survives_copies_and_files(op, device):
     assert torch.equal(pickle.loads(pickle.dumps(module))(x), wanted)
     other = op.module().to(device)
     for parameter in other.parameters():
-        torch.nn.init.normal_(parameter)
+        torch.nn.init.uniform_(parameter, 0.5, 1.5)  # positive, as a radius must be
     assert not torch.equal(other(x), wanted)
     file = io.BytesIO()
     torch.save(module.state_dict(), file)

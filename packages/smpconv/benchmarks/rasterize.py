@@ -1,0 +1,114 @@
+"""Building a layer's kernel and its gradients, beside the construction as the authors' code writes it.
+
+One thread by default; medians of calls timed in turn. "saved" is what autograd keeps for the backward pass besides the
+parameters, in MiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import smpconv
+from leanconv.benchmark import environment, interleave, keep_freed_memory, summary, write
+
+RESULTS = Path(__file__).parent / "results"
+
+# K, C, N: the stages of the authors' smallest image network, and SLaK's kernel.
+CASES = [(31, 96, 240), (29, 192, 210), (27, 384, 182), (13, 768, 42), (51, 96, 650), (51, 384, 650)]
+BARS = {(31, 96): 20, (27, 384): 7, (51, 96): 40}  # times faster, forward and backward
+
+
+def as_written(coords: Tensor, radius: Tensor, weight: Tensor, grid: Tensor) -> Tensor:  # -> (C, K, K)
+    """The authors' depthwise layer."""
+    k = grid.shape[-1]
+    diff = coords.unsqueeze(-2) - grid.reshape(1, 2, -1).transpose(1, 2)
+    diff = diff.transpose(2, 3).reshape(1, -1, 2, k, k)
+    diff = F.relu(1 - torch.sum(torch.abs(diff), dim=2) / radius[:, :, None, None])
+    kernels = torch.matmul(weight, diff.reshape(1, coords.shape[1], -1))
+    return torch.flip(kernels.reshape(1, -1, k, k).squeeze(0).permute(0, 2, 1), dims=(1,))
+
+
+def saved(call) -> float:
+    """MiB that a call's graph keeps, parameters aside."""
+    kept: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        if not (t.is_leaf and t.requires_grad):
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        call()
+    return sum(kept.values()) / 2**20
+
+
+def measure(k: int, channels: int, points: int, seconds: float) -> dict:
+    coords = (0.2 * torch.randn(1, points, 2)).requires_grad_()
+    radius = torch.full((1, points), 4 / k, requires_grad=True)
+    weight = (0.02 * torch.randn(1, channels, points)).requires_grad_()
+    line, grad = torch.linspace(-1, 1, k), torch.randn(channels, k, k)
+    grid = torch.stack(torch.meshgrid(line, line, indexing="ij"))[None]
+
+    def eager() -> Tensor:
+        return as_written(coords, radius, weight, grid)
+
+    def ours() -> Tensor:
+        return smpconv.rasterize(coords, radius, weight, k, average=False, flip=True).squeeze(0)
+
+    torch.testing.assert_close(ours(), eager(), rtol=1e-4, atol=1e-5)
+
+    def training(build):
+        def step() -> None:
+            torch.autograd.grad(build(), (coords, radius, weight), grad)
+
+        return step
+
+    def inference(build):
+        def step() -> None:
+            with torch.no_grad():
+                build()
+
+        return step
+
+    calls = {"eager training": training(eager), "ours training": training(ours)}
+    calls |= {"eager inference": inference(eager), "ours inference": inference(ours)}
+    times = {name: summary(values) for name, values in interleave(calls, "cpu", seconds, most=2000).items()}
+    ratios = {p: times[f"eager {p}"]["ms"] / times[f"ours {p}"]["ms"] for p in ("inference", "training")}
+    kept = {"eager": saved(eager), "ours": saved(ours)}
+    return {"K": k, "C": channels, "N": points, "ratios": ratios, "saved_MiB": kept, "times": times}
+
+
+def row(r: dict) -> str:
+    t, bar = r["times"], BARS.get((r["K"], r["C"]))
+    return (
+        f"K{r['K']} C{r['C']:<4} inference {t['eager inference']['ms']:7.3f} / {t['ours inference']['ms']:6.3f} ms "
+        f"{r['ratios']['inference']:6.1f}x   training {t['eager training']['ms']:7.3f} / "
+        f"{t['ours training']['ms']:6.3f} ms {r['ratios']['training']:6.1f}x{f' (bar {bar}x)' if bar else '':11} "
+        f"saved {r['saved_MiB']['eager']:5.1f} / {r['saved_MiB']['ours']:.1f} MiB"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=["cpu"])
+    parser.add_argument("--json", type=Path, default=RESULTS / "rasterize_cpu.json")
+    args = parser.parse_args()
+    keep_freed_memory()
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    results = []
+    for case in CASES:
+        results.append(measure(*case, 0.1 if args.quick else 0.5))
+        print(row(results[-1]), flush=True)
+    write(args.json, {"environment": environment(args, smpconv.backend_info()), "results": results})
+
+
+if __name__ == "__main__":
+    main()

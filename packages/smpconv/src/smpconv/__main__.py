@@ -1,0 +1,13 @@
+"""`python -m smpconv`: which backends are here, which one runs, and why."""
+
+from __future__ import annotations
+
+import sys
+
+from . import __version__, backend_info
+
+if __name__ == "__main__":
+    lines = [f"smpconv {__version__}"]
+    for name, value in backend_info().items():
+        lines.append(f"{name:12} {value}")
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,144 @@
+"""A convolution of points beside a small one, each with a batch norm, and the one convolution that both are.
+
+In the authors' networks no kernel of points stands alone: section 3.4. They announce the merging below, and their code
+never does it.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._common.checks import positive_int
+from .functional import causal_conv1d_long, conv2d_long, depthwise_conv2d
+from .modules import PointKernel, SMPConv1d, SMPDepthwiseConv2d
+
+
+class CausalConv1d(nn.Conv1d):
+    """`nn.Conv1d` that reads the past alone."""
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, I, L) -> (N, O, L)
+        return super().forward(F.pad(x, (self.dilation[0] * (self.kernel_size[0] - 1), 0)))
+
+
+class SMPBranches(nn.Module):
+    """norm(smp(x)) + small_norm(small(x)): in evaluation one convolution, see `fuse`.
+
+    Args:
+        smp: the layer of points.
+        small_kernel_size: odd for images; the authors take 5, and 3 for small images.
+        small_bias: of the small convolution.
+
+    Example:
+        >>> SMPBranches(SMPDepthwiseConv2d(96, 31), 5)(torch.randn(1, 96, 56, 56)).shape
+        torch.Size([1, 96, 56, 56])
+    """
+
+    def __init__(self, smp: PointKernel, small_kernel_size: int = 5, *, small_bias: bool = False) -> None:
+        super().__init__()
+        size = positive_int("small_kernel_size", small_kernel_size)
+        sequence, depthwise = isinstance(smp, SMPConv1d), isinstance(smp, SMPDepthwiseConv2d)
+        if size > min(smp.kernel_size) or (size % 2 == 0 and not sequence):
+            raise ValueError(
+                f"small_kernel_size must fit into the kernel of {smp.kernel_size} taps, and be odd for images, but it "
+                f"is {size}."
+            )
+        place: dict[str, Any] = {"device": smp.weight.device, "dtype": smp.weight.dtype}
+        channels: int = smp.channels if isinstance(smp, SMPDepthwiseConv2d) else smp.out_channels  # type: ignore[assignment]
+        inputs: int = channels if isinstance(smp, SMPDepthwiseConv2d) else smp.in_channels  # type: ignore[assignment]
+        self.smp = smp
+        self.small: nn.Conv1d | nn.Conv2d
+        if sequence:
+            self.small = CausalConv1d(inputs, channels, size, bias=small_bias, **place)
+        else:
+            groups = channels if depthwise else 1
+            self.small = nn.Conv2d(inputs, channels, size, padding=size // 2, groups=groups, bias=small_bias, **place)
+        norm = nn.BatchNorm1d if sequence else nn.BatchNorm2d
+        self.norm, self.small_norm = norm(channels, **place), norm(channels, **place)
+        nn.init.trunc_normal_(self.small.weight, 0, 0.02, -2, 2)
+        if self.small.bias is not None:
+            nn.init.zeros_(self.small.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.smp(x)) + self.small_norm(self.small(x))
+
+
+class LargeConv(nn.Module):
+    """A convolution with a large kernel of plain weights: what `fuse` leaves."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, *, depthwise: bool = False, algorithm: str = "auto") -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.depthwise, self.algorithm = depthwise, algorithm
+
+    def forward(self, x: Tensor) -> Tensor:
+        functions = {False: conv2d_long, True: depthwise_conv2d}
+        function = causal_conv1d_long if self.weight.dim() == 3 else functions[self.depthwise]
+        return function(x, self.weight, self.bias, algorithm=self.algorithm)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}"
+
+
+@torch.no_grad()
+def fused(branches: SMPBranches) -> LargeConv:
+    """The convolution that `branches` is in evaluation.
+
+    With s = sqrt(var + eps) of each norm: K = gamma_1 / s_1 * K_smp + gamma_2 / s_2 * K_small, the small one in the
+    middle of the large, or at the end of a causal one; bias = sum(beta + gamma / s * (b - mean)).
+    """
+    large, depthwise = branches.smp.kernel(), isinstance(branches.smp, SMPDepthwiseConv2d)
+    if depthwise:
+        large = large[0][:, None]
+    small = branches.small.weight
+    margins: list[int] = []
+    for size, own in zip(reversed(large.shape[2:]), reversed(small.shape[2:])):
+        margins += [size - own, 0] if large.dim() == 3 else [(size - own) // 2] * 2
+    weight, bias = torch.zeros_like(large, dtype=torch.float64), torch.zeros(len(large), dtype=torch.float64)
+    bias = bias.to(large.device)
+    pairs = (
+        (large, branches.smp.bias, branches.norm),
+        (F.pad(small, margins), branches.small.bias, branches.small_norm),
+    )
+    for kernel, shift, norm in pairs:
+        assert norm.running_var is not None and norm.running_mean is not None
+        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        weight += kernel * scale.view(-1, *[1] * (kernel.dim() - 1))
+        bias += norm.bias + scale * ((0 if shift is None else shift) - norm.running_mean.double())
+    return LargeConv(
+        weight.to(large.dtype), bias.to(large.dtype), depthwise=depthwise, algorithm=branches.smp.algorithm
+    )
+
+
+def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
+    """`model` for inference: every `SMPBranches` becomes one convolution. Its points are gone from there.
+
+    Outputs differ from those of the model in evaluation by rounding. Norms that have learnt no statistics, or have no
+    weights, cannot be fused.
+
+    Raises:
+        ValueError: such a norm.
+
+    Example:
+        >>> fuse(SMPBranches(SMPDepthwiseConv2d(96, 31))).weight.shape
+        torch.Size([96, 1, 31, 31])
+    """
+    model = model if inplace else copy.deepcopy(model)
+    if isinstance(model, SMPBranches):
+        return _checked(model, "model")
+    for name, module in list(model.named_modules()):
+        for child_name, child in list(module.named_children()):
+            if isinstance(child, SMPBranches):
+                setattr(module, child_name, _checked(child, f"{name}.{child_name}".lstrip(".")))
+    return model
+
+
+def _checked(branches: SMPBranches, name: str) -> LargeConv:
+    for norm in (branches.norm, branches.small_norm):
+        if getattr(norm, "running_mean", None) is None or getattr(norm, "weight", None) is None:
+            raise ValueError(f"{name} has a norm without statistics or weights: {norm} cannot be fused.")
+    return fused(branches).train(branches.training)

@@ -1,0 +1,81 @@
+"""Convolutions by spectra beside those of torch: lengths that are odd, prime, or shorter than the kernel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from smpconv import causal_conv1d_long, conv2d_long
+from smpconv.fourier import fast_size, pays
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 11, 16, 161, 182])
+@pytest.mark.parametrize("taps", [1, 2, 5, 16, 161, 200])
+@pytest.mark.parametrize("biased", [False, True])
+def test_causal_convolution_of_any_length(length, taps, biased):
+    x, weight = torch.randn(2, 3, length).double(), torch.randn(4, 3, taps).double()
+    bias = torch.randn(4).double() if biased else None
+    wanted = F.conv1d(F.pad(x, (taps - 1, 0)), weight, bias)
+    for algorithm in ("auto", "direct", "fft"):
+        torch.testing.assert_close(causal_conv1d_long(x, weight, bias, algorithm=algorithm), wanted)
+
+
+def test_the_present_is_the_last_tap():
+    x, weight = torch.zeros(1, 1, 5), torch.tensor([[[3.0, 2.0, 1.0]]])
+    x[0, 0, 1] = 1
+    for algorithm in ("direct", "fft"):
+        y = causal_conv1d_long(x, weight, algorithm=algorithm)[0, 0]
+        torch.testing.assert_close(y, torch.tensor([0.0, 1.0, 2.0, 3.0, 0.0]))
+
+
+@pytest.mark.parametrize("image", [(8, 8), (9, 9), (7, 10), (10, 7), (1, 6), (32, 33)], ids=str)
+@pytest.mark.parametrize("kernel_size", [(1, 1), (3, 5), (13, 13), (33, 33)], ids=str)
+def test_dense_convolution_of_any_size(image, kernel_size):
+    x, weight = torch.randn(2, 3, *image).double(), torch.randn(4, 3, *kernel_size).double()
+    wanted = F.conv2d(x, weight, padding=(kernel_size[0] // 2, kernel_size[1] // 2))
+    for algorithm in ("auto", "direct", "fft"):
+        torch.testing.assert_close(conv2d_long(x, weight, algorithm=algorithm), wanted)
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "fft"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_precision_and_layout_are_those_of_the_image(algorithm, dtype):
+    x, weight = torch.randn(2, 3, 9, 8).to(dtype), torch.randn(4, 3, 11, 11).to(dtype)
+    wanted = F.conv2d(x.double(), weight.double(), padding=5)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        y = conv2d_long(x.contiguous(memory_format=layout), weight, algorithm=algorithm)
+        assert (y.dtype, y.is_contiguous(memory_format=layout)) == (dtype, True)
+        torch.testing.assert_close(y.double(), wanted, rtol=0, atol=8 * torch.finfo(dtype).eps * wanted.abs().max())
+
+
+def test_sizes_that_transforms_are_fast_for():
+    assert [fast_size(least) for least in (1, 7, 11, 13, 71, 86, 1567)] == [2, 8, 12, 16, 72, 90, 1600]
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "wanted"),
+    [
+        ((8, 30, 784), (30, 30, 16), False),
+        ((8, 30, 784), (30, 30, 64), True),
+        ((1, 30, 784), (30, 30, 128), False),
+        ((8, 30, 161), (30, 30, 161), True),
+        ((4, 24, 32, 32), (24, 24, 7, 7), False),
+        ((4, 24, 32, 32), (24, 24, 33, 33), True),
+        ((1, 24, 16, 16), (24, 24, 15, 15), False),
+        ((1, 96, 56, 56), (96, 31, 31), False),
+        ((8, 96, 56, 56), (96, 31, 31), False),
+        ((1, 96, 56, 56), (96, 51, 51), False),
+        ((1, 32, 112, 112), (32, 63, 63), True),
+    ],
+)
+def test_the_faster_algorithm_was_measured(x, weight, wanted):
+    """Forward and backward on one core; the shapes alone decide."""
+    x, weight = torch.empty(x, device="meta"), torch.empty(weight, device="meta")
+    zeros = (weight.shape[2] - 1,) if x.dim() == 3 else tuple(size // 2 for size in weight.shape[-2:])
+    assert pays(x, weight, zeros) == wanted
