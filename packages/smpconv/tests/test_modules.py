@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from smpconv import SMPConv1d, SMPConv2d, SMPDepthwiseConv2d, clip_radii_, param_groups, reference
-from smpconv.modules import PointKernel
+from smpconv.points import PointKernel
 
 
 @pytest.fixture(autouse=True)

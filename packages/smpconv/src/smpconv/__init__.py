@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from . import functional, modules, ops, reference
+from . import functional, modules, ops, points, reference
 from .branches import SMPBranches, fuse
 from .functional import causal_conv1d_long, conv2d_long, depthwise_conv2d, diagnose, rasterize
 from .irregular import irregular_conv1d
-from .modules import SMPConv1d, SMPConv2d, SMPDepthwiseConv2d, clip_radii_, param_groups
+from .modules import SMPConv1d, SMPConv2d, SMPDepthwiseConv2d
+from .points import clip_radii_, param_groups
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "modules",
     "ops",
     "param_groups",
+    "points",
     "rasterize",
     "reference",
     "use_backend",

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ._common.checks import positive_int
 from .functional import causal_conv1d_long, conv2d_long, depthwise_conv2d
-from .modules import PointKernel, SMPConv1d, SMPDepthwiseConv2d
+from .modules import SMPConv1d, SMPDepthwiseConv2d
+from .points import PointKernel
 
 
 class CausalConv1d(nn.Conv1d):
