@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 
 import torch
 import torch.distributed as dist
@@ -35,4 +36,5 @@ def work(rank: int, index: int, folder: str) -> None:
             tensor.add_(1)
     state = train(DistributedDataParallel(module), [batch[2 * rank : 2 * rank + 2] for batch in batches])
     torch.save(state, f"{folder}/{rank}.pt")
+    gc.collect()  # DDP lies in a cycle and holds the group, whose threads abort the process if they outlive Python
     dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -85,6 +86,7 @@ def join(device: str | torch.device | None = None) -> Iterator[World]:
         yield World(rank, size, device)
     finally:
         if ours:
+            gc.collect()  # DDP lies in a cycle and holds the group, whose threads abort the process if they outlive Python
             dist.destroy_process_group()
 
 
