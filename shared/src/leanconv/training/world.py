@@ -86,7 +86,7 @@ def join(device: str | torch.device | None = None) -> Iterator[World]:
         yield World(rank, size, device)
     finally:
         if ours:
-            gc.collect()  # DDP lies in a cycle and holds the group, whose threads abort the process if they outlive Python
+            gc.collect()  # DDP lies in a cycle and holds the group, whose threads abort a process that ends before them
             dist.destroy_process_group()
 
 
