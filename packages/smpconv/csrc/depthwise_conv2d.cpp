@@ -25,16 +25,6 @@ void set_cpu_level(std::string level) {
   current_isa = isa < found ? isa : found;
 }
 
-Tensor images_from_pixels(const Tensor& pixels) {  // (N, H, W, C) as (N, C, H, W)
-  return torch::stable::transpose(torch::stable::transpose(pixels, 2, 3), 1, 2);
-}
-
-Tensor empty_images(const Tensor& like) {
-  const int64_t n = like.size(0), c = like.size(1), h = like.size(2), w = like.size(3);
-  if (!is_channels_last(like)) return torch::stable::new_empty(like, {n, c, h, w});
-  return images_from_pixels(torch::stable::new_empty(like, {n, h, w, c}));
-}
-
 // `t` itself wherever its channels or its columns lie side by side.
 Tensor readable(const Tensor& t) {
   if (t.stride(1) == 1 || t.stride(3) == 1) return t;
@@ -63,10 +53,8 @@ Tensor convolve(const Tensor& x, const Tensor& weight, const void* bias, bool tu
 }
 
 Tensor depthwise_conv2d(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias) {
-  check_depthwise(x, "x", weight);
+  check_conv(x, weight, bias);
   if (!bias.has_value()) return convolve(x, weight, nullptr, false);
-  STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == x.size(1), "bias must have shape (", x.size(1), ") for this x");
-  check_like(*bias, "bias", x, "x");
   return convolve(x, weight, torch::stable::contiguous(*bias).const_data_ptr(), false);
 }
 
@@ -77,13 +65,7 @@ Tensor depthwise_conv2d_grad_input(const Tensor& grad, const Tensor& weight) {
 
 std::tuple<Tensor, Tensor> depthwise_conv2d_grad_weight(const Tensor& grad, const Tensor& x,
                                                         std::vector<int64_t> kernel_size) {
-  check_images(x, "x");
-  check_images(grad, "grad");
-  check_like(grad, "grad", x, "x");
-  for (int64_t i = 0; i < 4; ++i)
-    STD_TORCH_CHECK(grad.size(i) == x.size(i), "grad must have the shape of x, but differs in dimension ", i);
-  STD_TORCH_CHECK(kernel_size.size() == 2, "kernel_size must have 2 numbers, but has ", kernel_size.size());
-  check_kernel_size(kernel_size[0], kernel_size[1]);
+  check_grad_weight(grad, x, kernel_size);
   const Params params = make_params(x, kernel_size[0], kernel_size[1]);
   Tensor grad_weight = torch::stable::new_empty(grad, {x.size(1), kernel_size[0], kernel_size[1]});
   Tensor grad_bias = torch::stable::new_empty(grad, {x.size(1)});

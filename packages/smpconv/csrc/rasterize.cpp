@@ -1,7 +1,8 @@
 // The ops `smpconv::rasterize*`: schemas and CPU entries.
+#include "rasterize.h"
+
 #include <torch/csrc/stable/library.h>
 
-#include <cstdint>
 #include <tuple>
 #include <vector>
 
@@ -11,59 +12,37 @@
 namespace smpconv {
 namespace {
 
-RasterizeParams make_params(const Tensor& weight, const std::vector<int64_t>& size, bool average, bool flip) {
-  const int64_t dims = static_cast<int64_t>(size.size());
-  STD_TORCH_CHECK(dims == 1 || dims == 2, "size must have 1 or 2 numbers, but has ", dims);
-  for (const int64_t taps : size)
-    STD_TORCH_CHECK(taps >= 0 && taps <= INT32_MAX, "size must be from 0 to 2^31 - 1, but holds ", taps);
-  STD_TORCH_CHECK(!flip || dims == 2, "flip must be false in one dimension");
-  RasterizeParams params;
-  params.groups = weight.size(0);
-  params.channels = weight.size(1);
-  params.points = weight.size(2);
-  params.dims = dims;
-  params.height = dims == 2 ? size[0] : 1;
-  params.width = size[dims - 1];
-  STD_TORCH_CHECK(params.width == 0 || params.height <= INT32_MAX / params.width, "size must hold less than 2^31 taps");
-  params.average = average;
-  params.flip = flip;
-  params.dtype = leanconv::dtype_of(weight);
-  return params;
+RasterizeParams make_params(const PointSizes& sizes, bool average, bool flip, const Tensor& weight) {
+  return {sizes.groups, sizes.channels, sizes.points,
+          sizes.dims,   sizes.height,   sizes.width,
+          average,      flip,           leanconv::dtype_of(weight)};
 }
 
 Tensor rasterize(const Tensor& coords, const Tensor& radius, const Tensor& weight, std::vector<int64_t> size,
                  bool average, bool flip) {
-  check_points(coords, radius, weight, static_cast<int64_t>(size.size()));
-  const RasterizeParams params = make_params(weight, size, average, flip);
-  std::vector<int64_t> shape = {params.groups, params.channels};
+  const PointSizes sizes = check_rasterize(coords, radius, weight, size, flip);
+  std::vector<int64_t> shape = {sizes.groups, sizes.channels};
   shape.insert(shape.end(), size.begin(), size.end());
   Tensor kernel = torch::stable::new_empty(weight, shape);
   const Tensor p = torch::stable::contiguous(coords), r = torch::stable::contiguous(radius);
   const Tensor w = torch::stable::contiguous(weight);
   if (kernel.numel() > 0)
-    rasterize_points(params, p.const_data_ptr(), r.const_data_ptr(), w.const_data_ptr(), kernel.mutable_data_ptr(),
-                     place());
+    rasterize_points(make_params(sizes, average, flip, weight), p.const_data_ptr(), r.const_data_ptr(),
+                     w.const_data_ptr(), kernel.mutable_data_ptr(), place());
   return kernel;
 }
 
 std::tuple<Tensor, Tensor, Tensor> rasterize_backward(const Tensor& grad, const Tensor& coords, const Tensor& radius,
                                                       const Tensor& weight, bool average, bool flip) {
-  check_like(grad, "grad", weight, "weight");
-  STD_TORCH_CHECK(grad.dim() == 3 || grad.dim() == 4, "grad must have 3 or 4 dimensions, but has ", grad.dim());
-  check_points(coords, radius, weight, grad.dim() - 2);
-  STD_TORCH_CHECK(grad.size(0) == weight.size(0) && grad.size(1) == weight.size(1), "grad must have the groups and ",
-                  "channels of weight, (", weight.size(0), ", ", weight.size(1), ")");
-  std::vector<int64_t> size;
-  for (int64_t i = 2; i < grad.dim(); ++i) size.push_back(grad.size(i));
-  const RasterizeParams params = make_params(weight, size, average, flip);
-  Tensor grad_coords = torch::stable::new_empty(coords, {params.groups, params.points, params.dims});
-  Tensor grad_radius = torch::stable::new_empty(radius, {params.groups, params.points});
-  Tensor grad_weight = torch::stable::new_empty(weight, {params.groups, params.channels, params.points});
+  const PointSizes sizes = check_rasterize_backward(grad, coords, radius, weight, flip);
+  Tensor grad_coords = torch::stable::new_empty(coords, {sizes.groups, sizes.points, sizes.dims});
+  Tensor grad_radius = torch::stable::new_empty(radius, {sizes.groups, sizes.points});
+  Tensor grad_weight = torch::stable::new_empty(weight, {sizes.groups, sizes.channels, sizes.points});
   const Tensor upstream = torch::stable::contiguous(grad), p = torch::stable::contiguous(coords);
   const Tensor r = torch::stable::contiguous(radius), w = torch::stable::contiguous(weight);
-  rasterize_points_grad(params, upstream.const_data_ptr(), p.const_data_ptr(), r.const_data_ptr(), w.const_data_ptr(),
-                        grad_coords.mutable_data_ptr(), grad_radius.mutable_data_ptr(), grad_weight.mutable_data_ptr(),
-                        place());
+  rasterize_points_grad(make_params(sizes, average, flip, weight), upstream.const_data_ptr(), p.const_data_ptr(),
+                        r.const_data_ptr(), w.const_data_ptr(), grad_coords.mutable_data_ptr(),
+                        grad_radius.mutable_data_ptr(), grad_weight.mutable_data_ptr(), place());
   return {grad_coords, grad_radius, grad_weight};
 }
 

@@ -5,6 +5,9 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <optional>
+#include <vector>
+
 namespace smpconv {
 
 using torch::headeronly::ScalarType;
@@ -12,6 +15,17 @@ using torch::stable::Tensor;
 
 // The layout rule, equal to that of `reference.channels_last`.
 inline bool is_channels_last(const Tensor& t) { return t.stride(1) == 1 && t.size(1) > 1 && !t.is_contiguous(); }
+
+inline Tensor images_from_pixels(const Tensor& pixels) {  // (N, H, W, C) as (N, C, H, W)
+  return torch::stable::transpose(torch::stable::transpose(pixels, 2, 3), 1, 2);
+}
+
+// A result of the shape and layout of `like`.
+inline Tensor empty_images(const Tensor& like) {
+  const int64_t n = like.size(0), c = like.size(1), h = like.size(2), w = like.size(3);
+  if (!is_channels_last(like)) return torch::stable::new_empty(like, {n, c, h, w});
+  return images_from_pixels(torch::stable::new_empty(like, {n, h, w, c}));
+}
 
 inline void check_floating(const Tensor& t, const char* name) {
   const auto dtype = t.scalar_type();
@@ -43,6 +57,23 @@ inline void check_depthwise(const Tensor& x, const char* name, const Tensor& wei
                   ", Kh, Kw) for this ", name);
   check_like(weight, "weight", x, name);
   check_kernel_size(weight.size(1), weight.size(2));
+}
+
+inline void check_conv(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  check_depthwise(x, "x", weight);
+  if (!bias.has_value()) return;
+  STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == x.size(1), "bias must have shape (", x.size(1), ") for this x");
+  check_like(*bias, "bias", x, "x");
+}
+
+inline void check_grad_weight(const Tensor& grad, const Tensor& x, const std::vector<int64_t>& kernel_size) {
+  check_images(x, "x");
+  check_images(grad, "grad");
+  check_like(grad, "grad", x, "x");
+  for (int64_t i = 0; i < 4; ++i)
+    STD_TORCH_CHECK(grad.size(i) == x.size(i), "grad must have the shape of x, but differs in dimension ", i);
+  STD_TORCH_CHECK(kernel_size.size() == 2, "kernel_size must have 2 numbers, but has ", kernel_size.size());
+  check_kernel_size(kernel_size[0], kernel_size[1]);
 }
 
 // coords (G, N, d), radius (G, N), weight (G, C, N)
