@@ -45,6 +45,13 @@ with pix.use_backend("reference"):
 for _ in range(2):
     torch.testing.assert_close(pix.pick_or_mix(x, p, 4), expected)
 """,
+    "smpconv": """
+layer, x = smpconv.SMPDepthwiseConv2d(16, 7), torch.randn(2, 16, 9, 11)
+with smpconv.use_backend("reference"):
+    expected = layer(x)
+for _ in range(2):
+    torch.testing.assert_close(layer(x), expected)
+""",
 }
 
 
