@@ -67,6 +67,31 @@ class SMPBranches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.smp(x)) + self.small_norm(self.small(x))
 
+    @torch.no_grad()
+    def fused(self) -> LargeConv:
+        """The convolution that this is in evaluation.
+
+        With s = sqrt(var + eps) of each norm: K = gamma_1 / s_1 * K_smp + gamma_2 / s_2 * K_small, the small one in the
+        middle of the large, or at the end of a causal one; bias = sum(beta + gamma / s * (b - mean)).
+        """
+        large, depthwise = self.smp.kernel(), isinstance(self.smp, SMPDepthwiseConv2d)
+        if depthwise:
+            large = large[0][:, None]
+        small = self.small.weight
+        margins: list[int] = []
+        for size, own in zip(reversed(large.shape[2:]), reversed(small.shape[2:])):
+            margins += [size - own, 0] if large.dim() == 3 else [(size - own) // 2] * 2
+        weight = torch.zeros_like(large, dtype=torch.float64)
+        bias = weight.new_zeros(len(large))
+        pairs = ((large, self.smp.bias, self.norm), (F.pad(small, margins), self.small.bias, self.small_norm))
+        for kernel, constant, norm in pairs:
+            scale, shift = scale_and_shift(norm)
+            weight += kernel * scale.view(-1, *[1] * (kernel.dim() - 1))
+            bias += shift if constant is None else shift + scale * constant
+        return LargeConv(
+            weight.to(large.dtype), bias.to(large.dtype), depthwise=depthwise, algorithm=self.smp.algorithm
+        )
+
 
 class LargeConv(nn.Module):
     """A convolution with a large kernel of plain weights: what `fuse` leaves."""
@@ -85,41 +110,21 @@ class LargeConv(nn.Module):
         return f"{tuple(self.weight.shape)}"
 
 
-@torch.no_grad()
-def fused(branches: SMPBranches) -> LargeConv:
-    """The convolution that `branches` is in evaluation.
-
-    With s = sqrt(var + eps) of each norm: K = gamma_1 / s_1 * K_smp + gamma_2 / s_2 * K_small, the small one in the
-    middle of the large, or at the end of a causal one; bias = sum(beta + gamma / s * (b - mean)).
-    """
-    large, depthwise = branches.smp.kernel(), isinstance(branches.smp, SMPDepthwiseConv2d)
-    if depthwise:
-        large = large[0][:, None]
-    small = branches.small.weight
-    margins: list[int] = []
-    for size, own in zip(reversed(large.shape[2:]), reversed(small.shape[2:])):
-        margins += [size - own, 0] if large.dim() == 3 else [(size - own) // 2] * 2
-    weight, bias = torch.zeros_like(large, dtype=torch.float64), torch.zeros(len(large), dtype=torch.float64)
-    bias = bias.to(large.device)
-    pairs = (
-        (large, branches.smp.bias, branches.norm),
-        (F.pad(small, margins), branches.small.bias, branches.small_norm),
-    )
-    for kernel, shift, norm in pairs:
-        assert norm.running_var is not None and norm.running_mean is not None
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        weight += kernel * scale.view(-1, *[1] * (kernel.dim() - 1))
-        bias += norm.bias + scale * ((0 if shift is None else shift) - norm.running_mean.double())
-    return LargeConv(
-        weight.to(large.dtype), bias.to(large.dtype), depthwise=depthwise, algorithm=branches.smp.algorithm
-    )
+def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """What a batch norm multiplies by and adds in evaluation, in float64."""
+    mean, var, weight, bias = (getattr(norm, name, None) for name in ("running_mean", "running_var", "weight", "bias"))
+    if mean is None or var is None or weight is None or bias is None:
+        raise ValueError(f"{norm} cannot be fused: it is without statistics or weights.")
+    scale = weight.double() / (var.double() + norm.eps).sqrt()  # type: ignore[operator]
+    return scale, bias - scale * mean.double()
 
 
 def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
     """`model` for inference: every `SMPBranches` becomes one convolution. Its points are gone from there.
 
-    Outputs differ from those of the model in evaluation by rounding. Norms that have learnt no statistics, or have no
-    weights, cannot be fused.
+    So does every other module with a method `fused`, which returns what it is in evaluation: the networks of
+    `smpconv.models` fold their other norms this way. Outputs differ from those of the model in evaluation by rounding.
+    Norms that have learnt no statistics, or have no weights, cannot be fused.
 
     Raises:
         ValueError: such a norm.
@@ -129,17 +134,17 @@ def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
         torch.Size([96, 1, 31, 31])
     """
     model = model if inplace else copy.deepcopy(model)
-    if isinstance(model, SMPBranches):
-        return _checked(model, "model")
+    if hasattr(model, "fused"):
+        return _fused(model, "model")
     for name, module in list(model.named_modules()):
         for child_name, child in list(module.named_children()):
-            if isinstance(child, SMPBranches):
-                setattr(module, child_name, _checked(child, f"{name}.{child_name}".lstrip(".")))
+            if hasattr(child, "fused"):
+                setattr(module, child_name, _fused(child, f"{name}.{child_name}".lstrip(".")))
     return model
 
 
-def _checked(branches: SMPBranches, name: str) -> LargeConv:
-    for norm in (branches.norm, branches.small_norm):
-        if getattr(norm, "running_mean", None) is None or getattr(norm, "weight", None) is None:
-            raise ValueError(f"{name} has a norm without statistics or weights: {norm} cannot be fused.")
-    return fused(branches).train(branches.training)
+def _fused(module: Any, name: str) -> nn.Module:
+    try:
+        return module.fused().train(module.training)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
