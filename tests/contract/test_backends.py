@@ -249,3 +249,9 @@ def test_command_prints_the_backends(layer):
     first, *lines = done.stdout.splitlines()
     assert first == f"{layer.name} {layer.package.__version__}"
     assert [line.split()[0] for line in lines] == list(layer.package.backend_info())
+
+
+def test_command_refuses_what_it_does_not_know(layer):
+    done = subprocess.run([sys.executable, "-m", layer.name, "draww"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "draww" in done.stderr and "Traceback" not in done.stderr
