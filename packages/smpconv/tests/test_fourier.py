@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smpconv import causal_conv1d_long, conv2d_long
+from smpconv import causal_conv1d_long, conv2d_long, depthwise_conv2d
 from smpconv.fourier import fast_size, pays
 
 
@@ -79,3 +79,50 @@ def test_the_faster_algorithm_was_measured(x, weight, wanted):
     x, weight = torch.empty(x, device="meta"), torch.empty(weight, device="meta")
     zeros = (weight.shape[2] - 1,) if x.dim() == 3 else tuple(size // 2 for size in weight.shape[-2:])
     assert pays(x, weight, zeros) == wanted
+
+
+CASES = {"causal": (causal_conv1d_long, (2, 3, 7), (4, 3, 5)), "longer": (causal_conv1d_long, (1, 2, 5), (3, 2, 9))}
+CASES |= {"dense": (conv2d_long, (2, 2, 4, 5), (3, 2, 3, 5)), "depthwise": (depthwise_conv2d, (2, 3, 4, 5), (3, 5, 3))}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_of_any_order(case):
+    function, image, kernel = CASES[case]
+    x, weight = torch.randn(image).double().requires_grad_(), torch.randn(kernel).double().requires_grad_()
+
+    def run(x, weight):
+        return function(x, weight, algorithm="fft")
+
+    assert torch.autograd.gradcheck(run, (x, weight))
+    assert torch.autograd.gradgradcheck(run, (x, weight))
+    assert torch.autograd.gradcheck(run, (x.detach(), weight))
+    assert torch.autograd.gradcheck(run, (x, weight.detach()))
+
+
+def test_a_kernel_made_of_the_sequence():
+    """Its second derivative goes through both arguments once each."""
+
+    def run(x):
+        return causal_conv1d_long(x, x.sin()[:, :, :3].expand(3, 2, 3), algorithm="fft")
+
+    x = torch.randn(1, 2, 5).double().requires_grad_()
+    assert torch.autograd.gradcheck(run, x)
+    assert torch.autograd.gradgradcheck(run, x)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_functional_transforms_and_compiler(case):
+    function, image, kernel = CASES[case]
+    x, weight = torch.randn(3, *image).double(), torch.randn(kernel).double()
+
+    def run(x, weight):
+        return function(x, weight, algorithm="fft")
+
+    expected = torch.stack([run(one, weight) for one in x])
+    torch.testing.assert_close(torch.vmap(run, (0, None))(x, weight), expected)
+    tangent = torch.func.jvp(lambda weight: run(x[0], weight), (weight,), (weight,))[1]
+    torch.testing.assert_close(tangent, expected[0])
+    torch.testing.assert_close(torch.compile(run, fullgraph=True, backend="aot_eager")(x[0], weight), expected[0])
+    one = x[0].requires_grad_()
+    (wanted,) = torch.autograd.grad(run(one, weight).square().sum(), one)
+    torch.testing.assert_close(torch.func.grad(lambda one: run(one, weight).square().sum())(x[0]), wanted)
