@@ -16,30 +16,24 @@ could not be had, and the authors' own script times PiX alone. Weights are rando
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import io
 import logging
-import statistics
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from imagenet import KINDS, NETWORKS, label, recipe
-from torch import Tensor, nn
+from torch import nn
 from torch.fx.experimental.optimization import fuse
 
-from leanconv import environment, models
-from leanconv.profiling import count, latency
+from leanconv import environment, models, routes
+from leanconv.profiling import count
 from leanconv.training.run_folder import write_json
 from pix import backend_info
 
-log = logging.getLogger("leanconv")
-
 SMOKE: dict[str, Any] = {"layers": (2, 2, 2, 2)}  # each zeta of ResNet-50
-SIDE, ROUNDS = 224, 5
+SIDE = 224
 
 PAPER = {  # table 1: milliseconds per training iteration
     ("50", "resnet"): 575,
@@ -64,70 +58,16 @@ def build(network: str, kind: str, smoke: bool) -> nn.Module:
     return models.build(planned.model, **planned.model_kwargs, **(SMOKE if smoke else {}))
 
 
-def settle(model: nn.Module, x: Tensor) -> None:
-    """Give the norms the statistics of `x`, so that values are as large as in a trained network."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model.train()(x)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-
-
 def folded(model: nn.Module) -> nn.Module:
     """A copy for inference with the norms inside the convolutions."""
     return fuse(model.eval())
 
 
-def compiled(model: nn.Module, x: Tensor, **options: Any) -> Callable[[Tensor], Any]:
-    return torch.compile(model, fullgraph=True, dynamic=False, **options)
-
-
-def exported(model: nn.Module, x: Tensor) -> Callable[[Tensor], Any]:
-    return torch.export.export(model, (x,)).module()
-
-
-def onnx(model: nn.Module, x: Tensor) -> Callable[[Tensor], Any]:
-    """onnxruntime with as many threads as torch; ONNX knows contiguous tensors alone."""
-    import onnxruntime
-
-    file = io.BytesIO()
-    torch.onnx.export(model, (x.contiguous(),), file, dynamo=True, verbose=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda image: torch.from_numpy(session.run(None, {name: image.numpy()})[0])
-
-
-def step(model: nn.Module) -> Callable[[Tensor], None]:
-    def forward_and_backward(x: Tensor) -> None:
-        model.zero_grad()
-        model(x).sum().backward()
-
-    return forward_and_backward
-
-
-INFERENCE: dict[str, Callable[[nn.Module, Tensor], Callable[[Tensor], Any]]] = {
-    "eager": lambda model, x: model,
-    "compiled": compiled,
-    "graphs": lambda model, x: compiled(model, x, mode="reduce-overhead"),
-    "exported": exported,
-    "ONNX": onnx,
-}
-TRAINING: dict[str, Callable[[nn.Module, Tensor], Callable[[Tensor], Any]]] = {
-    "training": lambda model, x: step(model),
-    "compiled training": lambda model, x: step(compiled(model, x)),
-}
-
-
 def ways(args: argparse.Namespace) -> list[str]:
     """What is wanted and can be timed here."""
-    absent = {"graphs": args.device == "cpu", "compiled training": args.smoke}
-    absent["ONNX"] = args.device != "cpu" or args.dtype != "float32" or not importlib.util.find_spec("onnxruntime")
-    return [way for way in args.ways or (*INFERENCE, *TRAINING) if not absent.get(way)]
+    absent = {"compiled training"} if args.smoke else set()
+    possible = [way for way in routes.possible(args.device, args.dtype) if way not in absent]
+    return [way for way in args.ways or possible if way in possible]
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -142,41 +82,13 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             model = build(args.network, kind, args.smoke)
             counts = count(model, (3, args.side, args.side))
             networks[kind] = model.to(x.device, x.dtype, memory_format=torch.channels_last)
-            settle(model, x)
+            routes.settle(model, x)
             found[kind] = {"batch": batch, "kind": kind, "params": counts.params, "macs": counts.macs}
-        times = {way: timed(way, networks, x, args.seconds) for way in ways(args)}
+        # The tolerance is loose, as a gate within rounding of tau may fall to the other side.
+        options: dict[str, Any] = {"deploy": folded, "tolerance": 0.05}
+        times = {way: routes.timed(way, networks, x, args.seconds, **options) for way in ways(args)}
         cells += [{**cell, "milliseconds": {way: times[way][kind] for way in times}} for kind, cell in found.items()]
     return cells
-
-
-def timed(way: str, networks: dict[str, nn.Module], x: Tensor, seconds: float) -> dict[str, float]:
-    """Median milliseconds of each network run in one way. They take turns: a busy minute shall hit all of them."""
-    torch.compiler.reset()
-    with torch.set_grad_enabled(way in TRAINING):
-        functions = {kind: ready(way, model, x) for kind, model in networks.items()}
-        taken: dict[str, list[float]] = {kind: [] for kind in functions}
-        for _ in range(ROUNDS):
-            for kind, function in functions.items():
-                taken[kind].append(latency(function, x, min_seconds=seconds / ROUNDS).median * 1e3)
-    medians = {kind: statistics.median(each) for kind, each in taken.items()}
-    log.info("batch %d, %s: %s", len(x), way, ", ".join(f"{kind} {ms(time)} ms" for kind, time in medians.items()))
-    return medians
-
-
-def ready(way: str, model: nn.Module, x: Tensor) -> Callable[[Tensor], Any]:
-    """The function to time; in inference its result is compared with the plain network's first."""
-    if way in TRAINING:
-        return TRAINING[way](model.train(), x)
-    expected = model.eval()(x).float()
-    function = INFERENCE[way](folded(model), x)
-    # Loose, as a gate within rounding of tau may fall to the other side.
-    if not (function(x).float() - expected).norm() <= 0.05 * expected.norm():
-        raise ArithmeticError(f"{way}: the logits differ from those of the plain network")
-    return function
-
-
-def ms(time: float) -> str:
-    return f"{time:.3g}" if time < 1000 else f"{time:.0f}"
 
 
 def table(cells: list[dict[str, Any]], network: str, title: str, smoke: bool) -> str:
@@ -189,7 +101,7 @@ def table(cells: list[dict[str, Any]], network: str, title: str, smoke: bool) ->
         shown = []
         for way, time in cell["milliseconds"].items():
             ratio = f" ({time / base['milliseconds'][way]:.2f})" if cell is not base else ""
-            shown.append(f"{ms(time)}{ratio}")
+            shown.append(f"{routes.ms(time)}{ratio}")
         paper = PAPER.get((network, cell["kind"]))
         published = (
             "-"
@@ -216,7 +128,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, nargs="+", help="default: 1 8; with --smoke 1")
     parser.add_argument("--side", type=int, default=SIDE, help="of the images, in pixels")
     parser.add_argument(
-        "--ways", nargs="+", choices=(*INFERENCE, *TRAINING), help="default: all that can be timed here"
+        "--ways", nargs="+", choices=(*routes.INFERENCE, *routes.TRAINING), help="default: all that can be timed here"
     )
     parser.add_argument("--seconds", type=float, help="per measurement")
     parser.add_argument("--out", type=Path, help="default: runs/pix/latency, or latency-smoke")
@@ -229,7 +141,7 @@ def main() -> int:
     args.batch = args.batch or ([1] if args.smoke else [1, 8])
     args.seconds = args.seconds or (0.3 if args.smoke else 2.0)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    log.setLevel(logging.INFO)
+    logging.getLogger("leanconv").setLevel(logging.INFO)
 
     torch.backends.cudnn.benchmark = True
     cells = measure(args)
