@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
+from PIL import Image
 from torch import Tensor, nn
 
-from leanconv.plots import FAINT, INK
+from leanconv.plots import COLORS, FAINT, INK
 from smpconv import diagnose, rasterize
 from smpconv.points import PointKernel
 
@@ -24,7 +25,7 @@ Moment = tuple[int, Tensor, Tensor, Tensor]  # step, coords (G, N, d), radius (G
 
 MOMENTS = 24  # of a run, and its beginning
 SHOWN = 4  # of them side by side
-COLORS = "viridis_r"
+WEIGHTS = "viridis_r"
 
 
 def record(network: nn.Module, step: int, steps: int, folder: Path) -> None:
@@ -82,19 +83,22 @@ def draw_movement(
 def animate(history: Sequence[Moment], path: Path, size: Sequence[int], *, average: bool, title: str = "") -> None:
     """The same for images as an animation, a GIF."""
     history, title = _one_set(history, title)
-    figure = Figure(figsize=(8, 4.2), dpi=90, layout="constrained")
-    points, taps = figure.subplots(1, 2)
     kernels = [_kernel(moment, tuple(size), average) for moment in history]
     colors, light = _range(_strength(moment) for moment in history), _range(kernels)
-
-    def frame(index: int) -> None:
-        for axes in (points, taps):
-            axes.clear()
+    frames = []
+    for index, taps in enumerate(kernels):
+        figure = Figure(figsize=(8, 4.2), dpi=90, layout="constrained")
         figure.suptitle(f"{title}, step {history[index][0]:,}", x=0.01, ha="left", fontsize=10, color=INK)
-        _draw_points(points, history[: index + 1], colors)
-        _draw_taps(taps, kernels[index], light)
-
-    FuncAnimation(figure, frame, frames=len(history), init_func=lambda: None).save(path, PillowWriter(fps=4))
+        left, right = figure.subplots(1, 2)
+        _draw_points(left, history[: index + 1], tuple(size), colors)
+        _draw_taps(right, taps, light)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        frames.append(
+            Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        )
+    pauses = [200] * (len(frames) - 1) + [1500]  # milliseconds
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=pauses, loop=0)
 
 
 def _image(figure: Figure, history: Sequence[Moment], size: tuple[int, ...], average: bool) -> None:
@@ -104,10 +108,10 @@ def _image(figure: Figure, history: Sequence[Moment], size: tuple[int, ...], ave
     colors, light = _range(_strength(history[index]) for index in chosen), _range(kernels)
     rows = figure.subplots(2, SHOWN)
     for column, (index, taps) in enumerate(zip(chosen, kernels)):
-        points = _draw_points(rows[0, column], history[: index + 1], colors)
+        points = _draw_points(rows[0, column], history[: index + 1], size, colors)
         rows[0, column].set_title(_caption(history[index], size), loc="left", fontsize=9, color=INK)
         image = _draw_taps(rows[1, column], taps, light)
-    _bar(figure, points, rows[0], "points: weight")
+    _bar(figure, points, rows[0], "weight of the points")
     _bar(figure, image, rows[1], "kernel")
 
 
@@ -121,7 +125,7 @@ def _sequence(figure: Figure, history: Sequence[Moment], size: tuple[int, ...], 
     for lag, weight in zip(lags.T, weights.T):
         line = torch.stack([steps, lag], dim=1)
         pieces = torch.stack([line[:-1], line[1:]], dim=1).numpy()
-        lines = left.add_collection(LineCollection(pieces, cmap=COLORS, norm=norm, lw=1.6))
+        lines = left.add_collection(LineCollection(pieces, cmap=WEIGHTS, norm=norm, lw=1.6))
         lines.set_array(weight[1:].numpy())
     left.set_xlim(0, float(steps[-1]))
     low, high = min(0.0, float(lags.min())), max(1.0, float(lags.max()))
@@ -140,30 +144,37 @@ def _sequence(figure: Figure, history: Sequence[Moment], size: tuple[int, ...], 
     _bar(figure, lines, [left], "weight")
 
 
-def _draw_points(axes: Axes, past: Sequence[Moment], colors: Normalize) -> PolyCollection:
-    """The points of the last moment in their true size and place, as tents touch them, and the way from the first."""
+def _draw_points(axes: Axes, past: Sequence[Moment], size: tuple[int, ...], colors: Normalize) -> PathCollection:
+    """The points of the last moment, as far as their tents reach, and the ways they have come; x right and y up."""
     _, coords, radius, _ = past[-1]
     tips = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-    diamonds = coords[0, :, None] + radius[0, :, None, None] * tips
-    weight = _strength(past[-1])
-    order = weight.argsort()  # the strongest on top
-    drawn = PolyCollection(diamonds[order].numpy(), cmap=COLORS, norm=colors, alpha=0.35, lw=0)
-    drawn.set_array(weight[order].numpy())
-    axes.add_collection(drawn)
+    tents = coords[0, :, None] + radius[0, :, None, None] * tips
+    axes.add_collection(PolyCollection(list(tents.numpy()), fc="#00000006", ec="#00000014", lw=0.5))
     ways = torch.stack([moment[1][0] for moment in past], dim=1)  # (N, moments, 2)
-    axes.add_collection(LineCollection(list(ways.numpy()), colors=INK, lw=0.5, alpha=0.5))
-    axes.scatter(*coords[0].T.numpy(), s=3, color=INK, lw=0)
-    axes.add_patch(Rectangle((-1, -1), 2, 2, fill=False, ec="#999999", lw=0.8))
-    reach = max(1.05, float(coords.abs().max()) + 0.05)
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    axes.set_axis_off()
+    axes.add_collection(LineCollection(list(ways.numpy()), colors=COLORS[1], lw=0.9))
+    weight = _strength(past[-1])
+    drawn = axes.scatter(*coords[0].T.numpy(), s=9, c=weight.numpy(), cmap=WEIGHTS, norm=colors, lw=0, zorder=3)
+    _frame(axes, size)
     return drawn
 
 
 def _draw_taps(axes: Axes, taps: Tensor, light: Normalize) -> AxesImage:
-    image = axes.imshow(taps.numpy(), cmap="magma", norm=light, extent=(-1, 1, -1, 1))
-    axes.set_axis_off()
+    rows, columns = (_edge(count) for count in taps.shape)
+    image = axes.imshow(taps.numpy(), cmap="magma", norm=light, extent=(-columns, columns, -rows, rows), aspect="auto")
+    _frame(axes, tuple(taps.shape))
     return image
+
+
+def _frame(axes: Axes, size: tuple[int, ...]) -> None:
+    """Shows all taps and what is near, without scales."""
+    rows, columns = (_edge(count) for count in size)
+    axes.set(xlim=(-columns, columns), ylim=(-rows, rows), box_aspect=1, xticks=[], yticks=[])
+    axes.spines[:].set_color("#999999")
+
+
+def _edge(taps: int) -> float:
+    """Where the outermost tap ends, which lies at 1."""
+    return 1 + 1 / max(taps - 1, 1)
 
 
 def _one_set(history: Sequence[Moment], title: str) -> tuple[list[Moment], str]:
