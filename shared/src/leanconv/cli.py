@@ -103,16 +103,15 @@ def _datasets(args: argparse.Namespace) -> int:
     if args.get:
         sys.stdout.write(f"{load(args.get, args.root).source}\n")
         return 0
-    rows: list[Sequence[str]] = [("name", "classes", "image", "train", "test", "where, or how to get it")]
+    rows: list[Sequence[str]] = [("name", "classes", "shape", "train", "test", "where, or how to get it")]
     for entry in SETS.values():
         place = entry.find(root)
         command = f"leanconv datasets --get {entry.name}" + (f" --root {root}" if args.root else "")
         fetch = f"`{command}` (to {', else '.join(entry.fetchers)})"
         get = [fetch, entry.advice] if entry.fetchers else [entry.advice]
-        counts = [f"{count:,}" for count in entry.counts] if entry.counts else ["any", "any"]
-        shape = f"{entry.in_chans}x{entry.image_size}x{entry.image_size}"
+        counts = [f"{entry.counts[0]:,}", f"{entry.counts[-1]:,}"] if entry.counts else ["any", "any"]
         where = str(place) if place else f"absent: {' or '.join(get)}"
-        rows.append((entry.name, str(entry.num_classes or "any"), shape, *counts, where))
+        rows.append((entry.name, str(entry.num_classes or "any"), entry.shape, *counts, where))
     sys.stdout.write(_table(rows, right="classes,train,test"))
     sys.stderr.write(f"looked in {root}\n")
     return 0

@@ -42,14 +42,16 @@ class Report:
 
     def markdown(self) -> str:
         """The table and its notes."""
-        return self._render("| " + " | ".join(["---"] * len(_COLUMNS)) + " |", padded=False)
+        return self._render(padded=False)
 
     def text(self) -> str:
         """The same for a terminal, columns aligned."""
-        return self._render(None, padded=True)
+        return self._render(padded=True)
 
-    def _render(self, rule: str | None, *, padded: bool) -> str:
+    def _render(self, *, padded: bool) -> str:
         table = [list(_COLUMNS), *(_cells(row) for row in self.rows)]
+        kept = [i for i, (title, *cells) in enumerate(zip(*table)) if title not in _RARE or {*cells} - {"-"}]
+        table = [[line[i] for i in kept] for line in table]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         if padded:
             lines = [
@@ -59,7 +61,7 @@ class Report:
             lines.insert(1, "  ".join("-" * width for width in widths))
         else:
             lines = ["| " + " | ".join(line) + " |" for line in table]
-            lines.insert(1, rule or "")
+            lines.insert(1, "| " + " | ".join(["---"] * len(kept)) + " |")
         return "\n".join(lines + ["", *self._notes()]) + "\n"
 
     def _notes(self) -> list[str]:
@@ -67,7 +69,13 @@ class Report:
         notes = [
             "Top-1 in percent after the last epoch (none was picked by its test accuracy); time includes evaluation."
         ]
-        notes += [_chance(self.rows)] if self.rows else []
+        if any(row.values("picked_top1") for row in self.rows):
+            notes.append(
+                "Picked: the epoch that did best on training examples held out for it, scored on the test ones."
+            )
+        if any(row.values("chance") for row in self.rows):
+            notes.append("Chance: the share of the largest class among the test examples.")
+        notes += [_luck(self.rows)] if self.rows else []
         notes += [f"Data: {text}." for text in _unique(run["data_source"].rstrip(".") for run in runs)]
         notes += [f"Paper: {text}." for text in _unique(run["paper"]["source"] for run in runs if "paper" in run)]
         notes += [f"Measured on {birth}." for birth in _unique(map(_birth, runs))]
@@ -86,7 +94,11 @@ class Report:
             plots.comparison([_pictured(row) for row in self.rows], folder / "report.png")
 
 
-_COLUMNS = ("network", "data", "epochs", "seeds", "params", "MACs", "top-1", "top-1 EMA", "time", "paper")
+_COLUMNS = (
+    "network", "data", "epochs", "seeds", "params", "MACs", "chance", "top-1", "top-1 EMA", "top-1 picked", "time",
+    "paper",
+)  # fmt: skip
+_RARE = ("chance", "top-1 picked")  # left out of tables that have none
 
 
 def gather(folders: Iterable[str | Path]) -> Report:
@@ -131,8 +143,10 @@ def _cells(row: Row) -> list[str]:
         str(len(row.runs)),
         f"{first['params'] / 1e6:.3g} M",
         f"{first['macs'] / 1e6:.4g} M",
+        row.spread("chance"),
         row.spread("top1"),
         row.spread("ema_top1"),
+        row.spread("picked_top1"),
         _duration(statistics.mean(run["seconds"] for run in row.runs)),
         _published(first["paper"]) if "paper" in first else "-",
     ]
@@ -149,11 +163,12 @@ def _pictured(row: Row) -> dict[str, Any]:
     return {"label": row.label, "runs": runs, "values": row.values(key), "text": row.spread(key)}
 
 
-def _chance(rows: list[Row]) -> str:
-    """How far apart equal networks may lie by the luck of the test images: two standard deviations."""
+def _luck(rows: list[Row]) -> str:
+    """How far apart equal networks may lie by the luck of the test examples: two standard deviations."""
     shares = [(row.runs[0]["test_images"], statistics.mean(row.values("top1")) / 100) for row in rows]
     points, count = max((200 * (2 * share * (1 - share) / count) ** 0.5, count) for count, share in shares)
-    return f"With {count} test images, chance alone may part two equally good networks by {points:.1f} points."
+    unit = next(row.runs[0].get("unit", "images") for row in rows if row.runs[0]["test_images"] == count)
+    return f"With {count} test {unit}, chance alone may part two equally good networks by {points:.1f} points."
 
 
 def _progress(run: Path) -> str:

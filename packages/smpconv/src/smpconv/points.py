@@ -81,6 +81,20 @@ class PointKernel(nn.Module):
         """Clips the radii; to be called after each step of the optimizer."""
         self.radius.clamp_(self.least_radius if least is None else least, most)
 
+    # How the authors train points; `leanconv.training` asks any layer for these.
+
+    def after_step_(self) -> None:
+        """What training does after each step of the optimizer: `clip_radius_`."""
+        self.clip_radius_()
+
+    def lr_factors(self) -> dict[str, float]:
+        """Factors on the learning rate, by name of the parameter."""
+        return {"radius": 0.1}
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters to keep from weight decay."""
+        return {"coords", "radius"}
+
     def _current_kernel(self) -> Tensor:
         """`kernel()`, or an equal tensor from an earlier call; for reading only."""
         points = [self.coords, self.radius, self.weight]

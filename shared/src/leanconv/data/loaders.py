@@ -19,12 +19,14 @@ from leanconv.data.photographs import WorkerEval, WorkerTrain
 from leanconv.data.tensors import TensorEval, TensorTrain
 
 if TYPE_CHECKING:
-    from leanconv.data.sets import VisionData
+    from leanconv.data.splits import VisionData
 
 RANGES = {
     "padding cutout color_jitter": "[0, inf)",
-    "hflip erase": "[0, 1]",
-    "scale eval_crop": "(0, 1]",
+    "rotate": "[0, 180]",
+    "shift": "[0, inf)",
+    "hflip erase chance": "[0, 1]",
+    "scale eval_crop shrink": "(0, 1]",
     "ratio": "(0, inf)",
 }
 CHOICES = {"erase_mode": ("const", "pixel"), "interpolation": ("bicubic", "bilinear", "lanczos", "nearest", "random")}
@@ -34,9 +36,9 @@ CHOICES = {"erase_mode": ("const", "pixel"), "interpolation": ("bicubic", "bilin
 class Augment:
     """What is done to training images at random; mixup and cutmix belong to training.
 
-    `cutout` works on small images in memory; `scale`, `ratio`, `color_jitter`, `rand_augment`, `interpolation`,
-    `eval_crop` on photographs, and on small images once `rand_augment` is asked for. `padding` works on both and takes
-    the place of `scale` and `ratio`, as is usual for images of 32 or 64 pixels.
+    `cutout`, `rotate`, `shift`, `shrink` work on small images in memory; `scale`, `ratio`, `color_jitter`,
+    `rand_augment`, `interpolation`, `eval_crop` on photographs, and on small images once `rand_augment` is asked for.
+    `padding` works on both and takes the place of `scale` and `ratio`, as is usual for images of 32 or 64 pixels.
     """
 
     padding: int = 0  # pad with black, then crop back at random
@@ -44,6 +46,10 @@ class Augment:
     erase: float = 0.0  # probability of erasing one rectangle, 2 % to 1/3 of the image
     erase_mode: str = "const"  # what comes in its place: "const", the mean colour, or "pixel", normal noise
     cutout: int = 0  # side of a square around a random centre, replaced likewise
+    rotate: float = 0.0  # degrees at most, either way; black comes in
+    shift: int = 0  # pixels at most, in each direction
+    shrink: float = 1.0  # smallest scale
+    chance: float = 1.0  # probability of each: rotate, shift, shrink and cutout
     scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop takes
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     color_jitter: float = 0.0

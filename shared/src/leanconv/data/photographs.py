@@ -23,7 +23,7 @@ from leanconv.data.order import Order, Place, Shares, stream
 
 if TYPE_CHECKING:
     from leanconv.data.loaders import Augment
-    from leanconv.data.sets import Split, VisionData
+    from leanconv.data.splits import Split, VisionData
 
 
 class Transformed(Dataset):
@@ -75,6 +75,8 @@ class WorkerTrain:
     def __init__(self, data: VisionData, order: Order, augment: Augment, size: int, place: Place, workers: int) -> None:
         if augment.cutout:
             raise ValueError("cutout is for images in memory without rand_augment; photographs take erase")
+        if augment.rotate or augment.shift or augment.shrink < 1:
+            raise ValueError("rotate, shift and shrink are for images in memory without rand_augment")
         transform = _train_transform(data, augment, size)
         self.place, self.steps = place, Steps(order)
         self.loader = _worker_loader(Transformed(data.train, transform, order.seed), self.steps, place, workers)

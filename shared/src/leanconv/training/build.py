@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,62 +19,80 @@ from torch import Tensor, nn
 
 from leanconv import data as datasets
 from leanconv import models, profiling
-from leanconv.data import VisionData
+from leanconv.data import Data
+from leanconv.data.loaders import EvalLoader, TrainLoader
+from leanconv.training.groups import grouping
 from leanconv.training.recipe import ConfigError, Recipe
+from leanconv.training.world import World
 
 
-def data(recipe: Recipe) -> VisionData:
+def data(recipe: Recipe) -> Data:
     """The recipe's data set, or as much of it as the recipe asks for."""
-    whole = datasets.load(recipe.data, root=recipe.data_root, smoke=recipe.smoke)
+    whole = datasets.load(recipe.data, root=recipe.data_root, smoke=recipe.smoke, **recipe.data_kwargs)
+    whole = whole if recipe.validation is None else whole.hold_out(recipe.validation)
     return whole.subset(recipe.train_images, recipe.test_images)
 
 
-def model(recipe: Recipe, vision: VisionData) -> nn.Module:
+def loaders(recipe: Recipe, data: Data, world: World) -> tuple[TrainLoader, EvalLoader, EvalLoader | None]:
+    """Loaders of the training, the test and, where there is one, the validation split."""
+    options: dict[str, Any] = {
+        "augment": recipe.augment,
+        "seed": recipe.seed,
+        "workers": recipe.workers,
+        "rank": world.rank,
+        "world_size": world.size,
+        "device": world.device,
+        "image_size": recipe.image_size,
+        "channels_last": recipe.channels_last,
+    }
+    size = recipe.batch_size // recipe.accumulate
+    train, test = data.loaders(size, **options)
+    if data.val is None:
+        return train, test, None
+    held_out = replace(data, test=data.val)  # type: ignore[type-var]
+    return train, test, held_out.loaders(size, **options)[1]
+
+
+def model(recipe: Recipe, data: Data) -> nn.Module:
     """The recipe's network for this data set; the same seed gives the same weights.
 
     Raises:
-        ConfigError: the network does not take the recipe's ``model_kwargs``, or images of this size.
+        ConfigError: the network does not take the recipe's ``model_kwargs``, or inputs of this size.
     """
     seed(recipe.seed)
-    shape = {"num_classes": vision.num_classes, "in_chans": vision.in_chans}
+    shape = {"num_classes": data.num_classes, "in_chans": data.in_chans}
     drop_path = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
     try:
         network = models.build(recipe.model, **{**shape, **drop_path, **recipe.model_kwargs})
     except TypeError as error:
         raise ConfigError(f"{recipe.model} cannot be built with these model_kwargs or drop_path: {error}") from error
-    size = recipe.image_size or vision.image_size
+    size = data.input_size(recipe.image_size)
     try:
-        profiling.count(network, (vision.in_chans, size, size))
+        profiling.count(network, size)
     except ValueError as error:
-        hint = "try another image_size, or in model_kwargs a smaller patch_size where the network has one"
-        raise ConfigError(f"{recipe.model} cannot be trained on {size}x{size} images; {hint} ({error})") from error
+        images = "try another image_size, or in model_kwargs a smaller patch_size where the network has one"
+        hint = images if len(size) == 3 else "it must take sequences (N, C, L)"
+        what = "x".join(map(str, size[1:])) + (" images" if len(size) == 3 else " steps")
+        raise ConfigError(f"{recipe.model} cannot be trained on {what}; {hint} ({error})") from error
     return network
 
 
 def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimizer with decayed and undecayed groups, and one pair of groups per layer under ``layer_decay``."""
+    """timm's optimizer with decayed and undecayed groups, and one pair of groups per layer under ``layer_decay``.
+
+    Parameters whose layers ask for it are spared decay or learn more slowly: see :mod:`leanconv.training.groups`.
+    """
     adaptive: dict[str, Any] = {"betas": recipe.betas, "eps": recipe.eps} if "sgd" not in recipe.optimizer else {}
     return create_optimizer_v2(
-        _all_but_norms(network, recipe.weight_decay) if recipe.decay_biases else network,
+        network,
         opt=recipe.optimizer,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         momentum=recipe.momentum,
         layer_decay=recipe.layer_decay,
+        param_group_fn=grouping(recipe, network),
         **adaptive,
     )
-
-
-def _all_but_norms(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: what torch and timm call norms undecayed, everything else decayed."""
-    norms = {
-        id(p) for module in network.modules() if "norm" in type(module).__name__.lower() for p in module.parameters()
-    }
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for parameter in network.parameters():
-        if parameter.requires_grad:
-            groups[id(parameter) not in norms].append(parameter)
-    return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
 
 
 def schedule(recipe: Recipe, optim: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler:

@@ -1,7 +1,8 @@
 """Checkpoints: written whole or not at all, loadable with ``weights_only=True``.
 
-``last.pt`` holds the newest state of a run. ``best.pt`` holds the weights that did best on the *test* images: good for
-looking at, but its accuracy is optimistic, and no report uses it.
+``last.pt`` holds the newest state of a run. ``best.pt`` holds the weights that did best on the validation split. Where
+there is none, they are those that did best on the *test* split: good for looking at, but their accuracy is optimistic,
+and no report uses it.
 """
 
 from __future__ import annotations

@@ -94,11 +94,7 @@ def _eval(args: argparse.Namespace) -> int:
         data = build.data(recipe.override({"data_root": args.data_root}) if args.data_root else recipe)
         state = checkpoint.load(path, world.device)
         network = build.model(recipe, data).to(world.device)
-        _, loader = data.loaders(
-            recipe.batch_size // recipe.accumulate, augment=recipe.augment, rank=world.rank, world_size=world.size,
-            device=world.device, image_size=recipe.image_size, channels_last=recipe.channels_last,
-            workers=recipe.workers,
-        )  # fmt: skip
+        _, loader, _ = build.loaders(recipe, data, world)
         for name in ("model", "ema"):
             if state[name] is None:
                 continue

@@ -14,7 +14,7 @@ from typing import Any
 from leanconv import report
 from leanconv.training.fit import fit
 from leanconv.training.recipe import ConfigError, Recipe
-from leanconv.training.trainer import Diverged, Interrupted
+from leanconv.training.trainer import Diverged, Interrupted, Watch
 from leanconv.training.world import join
 
 # Name of the run folder, recipe, and the card of what really ran: --set may have changed the recipe.
@@ -41,10 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     parser.set_defaults(default_out=Path(out))
 
 
-def run(plans: Sequence[Plan], args: argparse.Namespace, after: Callable[[Path], None] | None = None) -> int:
+def run(
+    plans: Sequence[Plan],
+    args: argparse.Namespace,
+    after: Callable[[Path], None] | None = None,
+    watch: Watch | None = None,
+) -> int:
     """Train every plan for every seed, then save the report and say where it lies. Returns the exit code.
 
     ``after`` is told the folder of each finished run, those finished before ``--resume`` included, by one process.
+    ``watch`` sees each step, as :func:`leanconv.training.fit` says.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -56,7 +62,8 @@ def run(plans: Sequence[Plan], args: argparse.Namespace, after: Callable[[Path],
                 chosen = recipe.override({"data_root": args.data, "seed": seed}).override(args.set)
                 folder = out / f"{name}-seed{seed}"
                 if not (args.resume and (folder / "summary.json").is_file()):
-                    fit(None, chosen, out=folder, resume=args.resume, device=world.device, card=card(chosen))
+                    options = {"resume": args.resume, "device": world.device, "card": card(chosen), "watch": watch}
+                    fit(None, chosen, out=folder, **options)
                 if after and world.main:
                     after(folder)
             if world.main:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from leanconv import models
-from leanconv.data import VisionData
+from leanconv.data import Data
 from leanconv.training import build, checkpoint
 from leanconv.training.recipe import Recipe
 from leanconv.training.run_folder import RunFolder, read_recipe
-from leanconv.training.trainer import Interrupted, Trainer
+from leanconv.training.trainer import Interrupted, Trainer, Watch
 from leanconv.training.world import Interrupt, join
 
 
@@ -31,18 +31,21 @@ class Result:
 def fit(
     model: nn.Module | str | None,
     recipe: Recipe,
-    data: VisionData | None = None,
+    data: Data | None = None,
     *,
     out: str | Path,
     resume: bool = False,
     device: str | torch.device | None = None,
     card: dict[str, Any] | None = None,
+    watch: Watch | None = None,
 ) -> Result:
     """Train by a recipe and leave a run folder; the same call runs unchanged under torchrun.
 
-    The result is the accuracy after the last epoch: ``top1``, and ``ema_top1`` of the averaged weights. The folder's
-    best.pt was chosen by accuracy on the test images themselves, so its score, ``best_test_top1`` in the summary,
-    flatters: it tells that a run got worse towards its end and is no number to report.
+    The result is the accuracy after the last epoch: ``top1``, and ``ema_top1`` of the averaged weights. Where the data
+    have a validation split, by the recipe or of their own, best.pt holds the epoch that did best on it, and
+    ``picked_top1`` its accuracy on the test split: a result too. Without one, best.pt was chosen by the test split
+    itself, so its score, ``best_test_top1``, flatters: it tells that a run got worse towards its end and is no number
+    to report.
 
     Every random choice depends only on the recipe's seed, the step and the process, so a run that was killed and
     resumed ends with bitwise the weights of an unbroken one (same machine, same number of processes and threads; on
@@ -56,6 +59,8 @@ def fit(
         resume: continue from the folder's last checkpoint, if it has one.
         device: "cpu", "cuda", ...; None takes a GPU where there is one.
         card: JSON-ready facts to keep in the summary, such as the paper's number for this row.
+        watch: called by one process as ``watch(network, step, steps_in_all, folder)``, before the first step of a new
+            or resumed run and after each step.
 
     Raises:
         ConfigError: the recipe cannot be used here, ``out`` holds another run, or processes would resume from
@@ -85,7 +90,7 @@ def fit(
         network = build.model(recipe, data) if model is None else model
         folder.open()
         try:
-            trainer = Trainer(network, recipe, data, folder, world, interrupt, card or {})
+            trainer = Trainer(network, recipe, data, folder, world, interrupt, card or {}, watch)
             result = Result(folder.path, trainer.run(), trainer.network, trainer.ema and trainer.ema.module)
         finally:
             folder.close()
@@ -94,12 +99,12 @@ def fit(
         return result
 
 
-def resume(run: str | Path, model: nn.Module | None = None, data: VisionData | None = None, **kwargs: Any) -> Result:
+def resume(run: str | Path, model: nn.Module | None = None, data: Data | None = None, **kwargs: Any) -> Result:
     """Continue the run in a folder; a model or data set that the recipe cannot name must be given again."""
     return fit(model, read_recipe(run), data, out=run, resume=True, **kwargs)
 
 
-def load(run: str | Path, *, ema: bool = False) -> tuple[nn.Module, VisionData]:
+def load(run: str | Path, *, ema: bool = False) -> tuple[nn.Module, Data]:
     """The network of the run in a folder with its newest weights, or their moving average, and the data it saw.
 
     Raises:

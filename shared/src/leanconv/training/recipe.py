@@ -16,7 +16,8 @@ from leanconv import ranges
 from leanconv.data import Augment
 
 RANGES = {
-    "epochs batch_size accumulate train_images test_images image_size milestones eval_every log_every": "[1, inf)",
+    "epochs batch_size accumulate train_images test_images image_size validation": "[1, inf)",
+    "milestones eval_every log_every": "[1, inf)",
     "lr weight_decay eps warmup_epochs warmup_lr min_lr mixup cutmix seed workers": "[0, inf)",
     "clip_grad decay_rate": "(0, inf)",
     "layer_decay": "(0, 1]",
@@ -36,14 +37,18 @@ class Recipe:
 
     Attributes:
         model, model_kwargs: name known to timm (the packages' networks included) and its keyword arguments.
-        data, data_root, smoke: data set by name, where it lies, and whether a small stand-in may replace it.
-        train_images, test_images: use only so many; None uses all.
+        data, data_kwargs, data_root, smoke: data set by name, what :func:`leanconv.data.load` takes beyond it, where it
+            lies, and whether a small stand-in may replace it.
+        validation: hold so many training examples out, the same in every run, and pick the best epoch by them.
+        train_images, test_images: use only so many of what is left; None uses all.
         image_size: side of the training and evaluation images; None keeps the data set's own.
         epochs, batch_size, accumulate: ``batch_size`` images enter each optimizer step, over all processes and over
             the ``accumulate`` parts the step is computed in.
         optimizer, lr, weight_decay, momentum, betas, eps: for ``timm.optim.create_optimizer_v2``; biases, norms and
             other one-dimensional parameters are not decayed, under ``decay_biases`` norms alone are not.
         layer_decay: factor on the learning rate per layer counted from the head.
+        lr_factors: factors on the learning rate of parameters by the last part of their name; they win over what layers
+            ask for themselves (see :mod:`leanconv.training.groups`).
         schedule, warmup_epochs, warmup_lr, min_lr, milestones, decay_rate: for timm's schedulers, stepped at every
             optimizer step; the warm-up is part of ``epochs``.
         loss, label_smoothing: "ce" or "bce" (one sigmoid per class).
@@ -62,8 +67,10 @@ class Recipe:
     model: str = "resnet18"
     model_kwargs: dict[str, Any] = field(default_factory=dict)
     data: str = "fashion_mnist"
+    data_kwargs: dict[str, Any] = field(default_factory=dict)
     data_root: str | None = None
     smoke: bool = False
+    validation: int | None = None
     train_images: int | None = None
     test_images: int | None = None
     image_size: int | None = None
@@ -78,6 +85,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     layer_decay: float | None = None
+    lr_factors: dict[str, float] = field(default_factory=dict)
     schedule: Literal["cosine", "constant", "step", "multistep"] = "cosine"
     warmup_epochs: float = 0.0
     warmup_lr: float = 0.0

@@ -20,8 +20,8 @@ class RunFolder:
     and tensorboard events under ``path``. Processes other than the main one get ``active=False`` and write nothing.
 
     Beside them lie the checkpoints: ``last.pt``, to resume from, and ``best.pt``, the weights of the epoch with the
-    highest accuracy on the test images. As these chose it, its accuracy, the summary's ``best_test_top1``, is no
-    result to report; ``top1`` and ``ema_top1`` are, those of the last epoch.
+    highest accuracy on the validation split, or where there is none, on the test split. As that chose it, its accuracy,
+    the summary's ``best_test_top1``, is no result to report; ``top1`` and ``ema_top1`` are, those of the last epoch.
 
     Nothing is written before :meth:`open`.
 

@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,18 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from leanconv import environment, profiling
-from leanconv.data import VisionData
+from leanconv.data import Data
 from leanconv.training import build, checkpoint
 from leanconv.training.evaluation import evaluate
+from leanconv.training.groups import after_steps
 from leanconv.training.recipe import ConfigError, Recipe
 from leanconv.training.run_folder import RunFolder
 from leanconv.training.world import Interrupt, World
 
 log = logging.getLogger("leanconv")
+
+# Told the network, the step, the steps in all and the run's folder: before the first step and after each one.
+Watch = Callable[[nn.Module, int, int, Path], None]
 
 STOP_EVERY = 10  # steps between votes on stopping; each vote of several processes costs a round trip
 
@@ -44,29 +49,20 @@ class Trainer:
         self,
         network: nn.Module,
         recipe: Recipe,
-        data: VisionData,
+        data: Data,
         folder: RunFolder,
         world: World,
         interrupt: Interrupt,
         card: dict[str, Any],
+        watch: Watch | None = None,
     ) -> None:
         self.recipe, self.data, self.folder, self.world, self.interrupt = recipe, data, folder, world, interrupt
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.network = network.to(world.device).to(memory_format=layout)
-        self.train_loader, self.eval_loader = data.loaders(
-            recipe.batch_size // recipe.accumulate,
-            augment=recipe.augment,
-            seed=recipe.seed,
-            workers=recipe.workers,
-            rank=world.rank,
-            world_size=world.size,
-            device=world.device,
-            image_size=recipe.image_size,
-            channels_last=recipe.channels_last,
-        )
+        self.train_loader, self.eval_loader, self.val_loader = build.loaders(recipe, data, world)
         self.steps = len(self.train_loader) // recipe.accumulate
         if self.steps == 0:
-            raise ConfigError(f"batch_size {recipe.batch_size} exceeds the {len(data.train)} training images")
+            raise ConfigError(f"batch_size {recipe.batch_size} exceeds the {len(data.train)} training {data.unit}")
         self.optimizer = build.optimizer(recipe, self.network)
         self.schedule = build.schedule(recipe, self.optimizer, self.steps)
         self.mixing = build.mixing(recipe, data.num_classes)
@@ -75,7 +71,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.amp == "fp16")
         self.step = self.evaluated = 0  # optimizer steps done, and how many of them at the last evaluation
         self.losses = torch.zeros(2, device=world.device)  # summed since the last log line, since the epoch's start
-        self.best, self.seconds, self.card = -1.0, 0.0, card
+        self.best, self.picked, self.seconds, self.card = -1.0, -1.0, 0.0, card
+        self.after_step, self.watch = after_steps(self.network), watch if world.main else None
         self.scores: dict[str, float] = {}  # of the last evaluation
         self._restore()
         self.forward = self._wrap()
@@ -98,6 +95,7 @@ class Trainer:
         total = self.recipe.epochs * self.steps
         self._say(f"{self.folder.path}: {self.recipe.model} on {self.data.source}, {total} steps")
         self._clock = self._saved = time.monotonic()
+        self._look()
         while True:
             if self.step > self.evaluated and self.step % self.steps == 0:
                 self._end_epoch()
@@ -124,8 +122,11 @@ class Trainer:
                     speed = (position - logged) * self.recipe.batch_size / (now - since)
                     loss = self._log_step(position, speed)
                     bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-                    text = f"step {position}/{self.steps}  loss {loss:.4f}  lr {self._lr():.2e}  {speed:.0f} images/s"
-                    self._say(f"{name}  {text}", level=logging.INFO if plain else logging.DEBUG)
+                    text = f"step {position}/{self.steps}  loss {loss:.4f}  lr {self._lr():.2e}"
+                    self._say(
+                        f"{name}  {text}  {speed:.0f} {self.data.unit}/s",
+                        level=logging.INFO if plain else logging.DEBUG,
+                    )
                     since, logged = now, position
                 self._save_or_stop()
 
@@ -149,9 +150,16 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        for finish in self.after_step:
+            finish()
         self.step += 1
         if self.ema:
             self.ema.update(self.network, self.step if recipe.ema_warmup else None)
+        self._look()
+
+    def _look(self) -> None:
+        if self.watch:
+            self.watch(self.network, self.step, self.recipe.epochs * self.steps, self.folder.path)
 
     def _log_step(self, position: int, speed: float) -> float:
         loss = self.world.mean(self.losses[0]) / ((position - 1) % self.recipe.log_every + 1)
@@ -191,9 +199,10 @@ class Trainer:
         self.losses[1] = 0.0
         self.evaluated = self.step
         self.folder.write(record)
-        accuracy = record.get("ema_top1", record.get("top1", -1.0))
+        test = record.get("ema_top1", record.get("top1", -1.0))
+        accuracy = record.get("ema_validation_top1", record.get("validation_top1", -1.0)) if self.val_loader else test
         if accuracy > self.best:
-            self.best = accuracy
+            self.best, self.picked = accuracy, test
             if self.world.main:
                 checkpoint.save(self._weights(), self.folder.path / checkpoint.BEST)
         self._save()
@@ -209,26 +218,37 @@ class Trainer:
                 self.world.share(network.buffers())
                 found = evaluate(network, self.eval_loader, self.recipe)
                 found["val_loss"] = found.pop("loss")
+                if self.val_loader is not None:
+                    held = evaluate(network, self.val_loader, self.recipe)
+                    found |= {"validation_top1": held["top1"], "validation_loss": held["loss"]}
                 scores |= {prefix + key: value for key, value in found.items()}
         return scores
 
     def _summary(self) -> dict[str, Any]:
         recipe = self.recipe
-        size = recipe.image_size or self.data.image_size
-        counts = profiling.count(self.network, (self.data.in_chans, size, size))
+        size = self.data.input_size(recipe.image_size)
+        counts = profiling.count(self.network, size)
+        best = (
+            {"best_test_top1": self.best}  # chosen by the test examples: not a result
+            if self.val_loader is None
+            else {"best_validation_top1": self.best, "picked_top1": self.picked}
+        )
         return {
             "model": recipe.model,
             "data": self.data.name,
             "data_source": self.data.source,
             "train_images": len(self.data.train),
             "test_images": len(self.data.test),
-            "image_size": size,
+            "validation_images": 0 if self.data.val is None else len(self.data.val),
+            "unit": self.data.unit,
+            "image_size": size[-1],
+            "chance": self.data.chance(),
             "epochs": recipe.epochs,
             "seed": recipe.seed,
             "params": counts.params,
             "macs": counts.macs,
             **self.scores,
-            "best_test_top1": self.best,  # chosen by the test images: not a result
+            **best,
             "seconds": self.seconds,
             "hardware": environment.hardware(self.world.device),
             "processes": self.world.size,
@@ -250,6 +270,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "evaluated": self.evaluated,
+            "picked": self.picked,
             "losses": self.losses,
             "scores": self.scores,
             "seconds": self.seconds + time.monotonic() - self._clock,
@@ -278,7 +299,8 @@ class Trainer:
             self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.evaluated, self.best = state["step"], state["evaluated"], state["best"]
+        self.step, self.evaluated = state["step"], state["evaluated"]
+        self.best, self.picked = state["best"], state["picked"]
         self.losses, self.seconds = state["losses"].to(self.world.device), state["seconds"]
         self.scores, self.card = state["scores"], self.card or state["card"]
         self.folder.rewind(self.step, self.evaluated)

@@ -1,0 +1,86 @@
+"""Which parameters decay, and how fast each learns: the recipe says it, and layers may.
+
+A layer that wants to be trained in its own way says so by methods, which any submodule may have:
+
+    no_weight_decay() -> names of its parameters that must not decay (timm asks the whole network the same)
+    lr_factors() -> {name of its parameter: factor on the learning rate}
+    after_step_() -> None, called after each step of the optimizer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
+
+from leanconv.training.recipe import Recipe
+
+Groups = list[dict[str, Any]]
+
+
+def grouping(recipe: Recipe, network: nn.Module) -> Callable[[nn.Module], Groups] | None:
+    """The network's parameters in groups, as a function for timm; None where timm's own groups are right."""
+    spared, factors = _said(network, "no_weight_decay"), _factors(recipe, network)
+    if not (spared or factors or recipe.decay_biases):
+        return None
+
+    def groups(model: nn.Module) -> Groups:
+        if recipe.decay_biases:
+            found = _all_but_norms(model, recipe.weight_decay, spared)
+        elif recipe.layer_decay is not None:
+            found = param_groups_layer_decay(model, recipe.weight_decay, spared, layer_decay=recipe.layer_decay)
+        else:
+            found = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=spared)
+        return _by_factor(found, {id(p): factors[name] for name, p in model.named_parameters() if name in factors})
+
+    return groups
+
+
+def after_steps(network: nn.Module) -> list[Callable[[], None]]:
+    """What layers want to have done after each step of the optimizer."""
+    layers: list[Any] = [module for module in network.modules() if hasattr(module, "after_step_")]
+    return [layer.after_step_ for layer in layers]
+
+
+def _said(network: nn.Module, method: str) -> dict[str, Any]:
+    """What all submodules answer, under the parameters' full names."""
+    answers: dict[str, Any] = {}
+    for prefix, module in network.named_modules():
+        own: dict[str, Any] | set[str] = getattr(module, method, dict)()
+        values = own if isinstance(own, dict) else dict.fromkeys(own)
+        answers |= {f"{prefix}.{name}".lstrip("."): value for name, value in values.items()}
+    return answers
+
+
+def _factors(recipe: Recipe, network: nn.Module) -> dict[str, float]:
+    """Factors by full name, as the layers say or, for the last part of a name, the recipe."""
+    factors = _said(network, "lr_factors")
+    names = {name: name.rpartition(".")[2] for name, _ in network.named_parameters()}
+    return factors | {name: recipe.lr_factors[last] for name, last in names.items() if last in recipe.lr_factors}
+
+
+def _by_factor(groups: Groups, factors: dict[int, float]) -> Groups:
+    """The groups, each split by the factor of its parameters; the schedule multiplies by `lr_scale`."""
+    split: Groups = []
+    for group in groups:
+        parts: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            parts.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+        for factor, parameters in sorted(parts.items(), reverse=True):
+            scaled = {} if factor == 1 else {"lr_scale": group.get("lr_scale", 1.0) * factor}
+            split.append({**group, **scaled, "params": parameters})
+    return split
+
+
+def _all_but_norms(network: nn.Module, weight_decay: float, spared: dict[str, Any]) -> Groups:
+    """Two groups: what torch and timm call norms, and `spared`, undecayed; everything else decayed."""
+    norms = {
+        id(p) for module in network.modules() if "norm" in type(module).__name__.lower() for p in module.parameters()
+    }
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups[id(parameter) not in norms and name not in spared].append(parameter)
+    return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
