@@ -54,6 +54,25 @@ def test_precision_and_layout_are_those_of_the_image(algorithm, dtype):
         torch.testing.assert_close(y.double(), wanted, rtol=0, atol=8 * torch.finfo(dtype).eps * wanted.abs().max())
 
 
+@pytest.mark.parametrize("taps", [5, 20, 40])
+@pytest.mark.parametrize("channels", [3, 8, 12, 30])
+def test_bfloat16_of_sequences_is_right(channels, taps):
+    """torch's own convolution is not, on processors with AMX."""
+    x, weight, bias = torch.randn(2, channels, 40), torch.randn(6, channels, taps), torch.randn(6)
+    low = [t.bfloat16().requires_grad_() for t in (x, weight, bias)]
+    high = [t.detach().double().requires_grad_() for t in low]
+    wanted = F.conv1d(F.pad(high[0], (taps - 1, 0)), *high[1:])
+    runs = [causal_conv1d_long(*low, algorithm=algorithm) for algorithm in ("direct", "fft")]
+    with torch.autocast("cpu", torch.bfloat16):
+        runs.append(causal_conv1d_long(x, weight, bias, algorithm="direct"))
+    for y in runs:
+        assert y.dtype == torch.bfloat16
+        torch.testing.assert_close(y.double(), wanted, rtol=0, atol=0.02 * wanted.abs().max().item())
+    pairs = zip(torch.autograd.grad(runs[0].sum(), low), torch.autograd.grad(wanted.sum(), high))
+    for grad, other in pairs:
+        torch.testing.assert_close(grad.double(), other, rtol=0, atol=0.02 * other.abs().max().item())
+
+
 def test_sizes_that_transforms_are_fast_for():
     assert [fast_size(least) for least in (1, 7, 11, 13, 71, 86, 1567)] == [2, 8, 12, 16, 72, 90, 1600]
 

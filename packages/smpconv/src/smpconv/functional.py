@@ -196,7 +196,7 @@ def causal_conv1d_long(
     if x.numel() == 0:
         algorithm = "direct"
     if algorithm == "direct" or (algorithm == "auto" and not fourier.pays(x, weight, (weight.shape[2] - 1,))):
-        return F.conv1d(F.pad(x, (weight.shape[2] - 1, 0)), weight, bias)
+        return _conv1d(F.pad(x, (weight.shape[2] - 1, 0)), weight, bias)
     return _finished(fourier.causal_conv1d(x, weight), bias, x)
 
 
@@ -327,6 +327,15 @@ def _alike(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tens
             same_device(name, tensor, "x", x)
             same_dtype(name, tensor, "x", x)
     return x, weight, bias
+
+
+def _conv1d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.conv1d`, for bfloat16 on a CPU in float32: where there is AMX, long kernels of 8 to 12 channels go wrong."""
+    if x.device.type != "cpu" or x.dtype != torch.bfloat16:
+        return F.conv1d(x, weight, bias)
+    shift = None if bias is None else bias.float()
+    with torch.autocast("cpu", enabled=False):
+        return F.conv1d(x.float(), weight.float(), shift).to(x.dtype)
 
 
 def _finished(y: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:

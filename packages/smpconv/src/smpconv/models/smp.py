@@ -53,22 +53,14 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(network: type[nn.Module], name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    arguments = {**_SIZES[name], **kwargs}
     return build_model_with_cfg(
         network,
         name,
         pretrained,
         pretrained_filter_fn=from_original,
-        feature_cfg={"out_indices": tuple(range(_stages(network, arguments))), "feature_cls": "getter"},
-        **arguments,
+        feature_cfg={"out_indices": None, "feature_cls": "getter"},  # None: all stages
+        **{**_SIZES[name], **kwargs},
     )
-
-
-def _stages(network: type[nn.Module], arguments: dict[str, Any]) -> int:
-    if network is SMPNet:
-        return len(arguments["layers"])
-    channels = arguments.get("channels", (24, 36, 48))
-    return sum(index == 0 or width != channels[index - 1] for index, width in enumerate(channels))
 
 
 @register_model
