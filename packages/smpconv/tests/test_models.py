@@ -56,7 +56,9 @@ def build(kind: str, **kwargs) -> nn.Module:
         return timm.create_model("smp_tiny", **{**SMALL, **kwargs})
     if kind == "resnet":
         return timm.create_model("smp_resnet", **{**SMALL_RESNET, **kwargs})
-    return smp_tcn(**{"in_channels": 3, "num_classes": 5, "length": 40, "channels": (8, 12, 12), **kwargs})
+    return timm.create_model(
+        "smp_tcn", **{"in_chans": 3, "num_classes": 5, "length": 40, "channels": (8, 12, 12), **kwargs}
+    )
 
 
 def small(kind: str, **kwargs) -> nn.Module:
@@ -121,9 +123,9 @@ def test_parts_are_those_of_the_paper(name):
 
 
 def test_counts_of_other_tasks():
-    mask = {"in_channels": 4}  # a mask of what was observed, beside three channels
+    mask = {"in_chans": 4}  # a mask of what was observed, beside three channels
     assert parameter_count(smp_tcn(**{**TASKS["character_trajectories"], **mask}, device="meta")) == 374_870
-    raw = {**TASKS["speech_commands_raw"], "in_channels": 2}
+    raw = {**TASKS["speech_commands_raw"], "in_chans": 2}
     assert parameter_count(smp_tcn(**raw, device="meta")) == 372_040
     assert parameter_count(published("smp_resnet", num_classes=100)) == 494_056
 
@@ -205,7 +207,7 @@ def test_twins_have_no_points(kind):
 # timm's interface.
 
 
-@pytest.mark.parametrize("name", ["smp_tiny", "smp_base", "smp_resnet"])
+@pytest.mark.parametrize("name", ["smp_tiny", "smp_base", "smp_resnet", "smp_tcn"])
 def test_entry_points(name):
     assert name in timm.list_models(module="smp")
     model = timm.create_model(name, device="meta")
@@ -214,7 +216,8 @@ def test_entry_points(name):
     assert model.get_classifier() is model.get_submodule(cfg["classifier"])
     if cfg["first_conv"]:
         assert isinstance(model.get_submodule(cfg["first_conv"]), nn.Conv2d)
-    assert model(torch.empty(2, *cfg["input_size"], device="meta")).shape == (2, cfg["num_classes"])
+    size = cfg["input_size"]
+    assert model(torch.empty(2, *size, device="meta")).shape == (2, cfg["num_classes"])
     with pytest.raises(RuntimeError, match="No pretrained weights"):
         timm.create_model(name, pretrained=True, device="meta")
 
@@ -319,6 +322,23 @@ def test_sequences_of_any_length(length):
     close(model.forward_features(x[:, :, : length // 2 + 1]), y[:, :, : length // 2 + 1])
 
 
+def test_sequences_sampled_at_any_time():
+    """Times a step apart give what counting samples gives; others do not, and no sample sees a later one."""
+    regular, irregular = small("sequence").eval(), small("sequence", in_chans=4, times=True).eval()
+    irregular.load_state_dict(regular.state_dict())
+    x, steps = inputs("sequence"), torch.arange(40.0)
+    close(irregular(torch.cat((x, steps.expand(2, 1, -1)), 1)), regular(x), 1e-4)
+    times = (torch.rand(2, 1, 40) * 2).cumsum(2)
+    y = irregular.forward_features(torch.cat((x, times), 1))
+    assert (y - regular.forward_features(x)).abs().max() > 0.1
+    sooner = irregular.forward_features(torch.cat((x, times), 1)[:, :, :30])
+    close(sooner, y[:, :, :30])
+    irregular.train()(torch.cat((x, times), 1)).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in irregular.parameters())
+    with pytest.raises(ValueError, match="a fused convolution has taps, not points, and takes no times"):
+        fuse(irregular.eval())(torch.cat((x, times), 1))
+
+
 @pytest.mark.parametrize("batch", [0, 1])
 @kinds
 def test_batches_of_none_and_one(kind, batch):
@@ -387,6 +407,8 @@ def test_stochastic_depth_and_dropout():
         ("sequence", {"channels": ()}, "channels must have an entry"),
         ("sequence", {"length": 0}, "length must be at least 1"),
         ("sequence", {"algorithm": "fast"}, "algorithm must be"),
+        ("sequence", {"times": True, "in_chans": 1}, "times=True needs points, and in_chans of 2 or more"),
+        ("sequence", {"times": True, "points": False}, "times=True needs points, and in_chans of 2 or more"),
     ],
 )
 def test_arguments_that_do_not_fit(kind, bad, says):
@@ -521,3 +543,21 @@ def test_without_timm_the_package_works_and_models_says_what_is_missing():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     wanted = "smpconv.models needs timm, which is not installed: run `pip install smpconv[models]`"
     assert done.stdout.strip() == wanted
+
+
+def test_sequences_may_bring_their_times():
+    """At regular times it is the same network; the points of any other see the lags."""
+    wide = {"in_chans": 4, "radius": 0.2, "times": True}
+    plain, timed = build("sequence", radius=0.2).eval(), build("sequence", **wide).eval()
+    for branch in plain.modules():
+        if isinstance(branch, PointKernel):
+            nn.init.normal_(branch.weight, 0, 0.5)
+    timed.load_state_dict(plain.state_dict())
+    x, times = torch.randn(2, 3, 40), torch.arange(40.0).expand(2, 1, 40)
+    out = plain(x)
+    torch.testing.assert_close(timed(torch.cat((x, times), 1)), out, rtol=1e-4, atol=1e-5)
+    late = times + (times >= 30) * 7.0
+    assert (timed(torch.cat((x, late), 1)) - out).abs().max() > 1e-2 * out.abs().max()
+    for wrong in ({"in_chans": 1, "times": True}, {"times": True, "points": False}):
+        with pytest.raises(ValueError, match="times needs points"):
+            build("sequence", **wrong)

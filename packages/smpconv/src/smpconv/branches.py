@@ -64,8 +64,10 @@ class SMPBranches(nn.Module):
         if self.small.bias is not None:
             nn.init.zeros_(self.small.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.smp(x)) + self.small_norm(self.small(x))
+    def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
+        """With `times` (N, L), of sequences sampled irregularly: see `SMPConv1d.irregular`."""
+        large = self.smp(x) if times is None else self.smp.irregular(x, times)  # type: ignore[operator]
+        return self.norm(large) + self.small_norm(self.small(x))
 
     @torch.no_grad()
     def fused(self) -> LargeConv:
@@ -101,7 +103,9 @@ class LargeConv(nn.Module):
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.depthwise, self.algorithm = depthwise, algorithm
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
+        if times is not None:
+            raise ValueError("a fused convolution has taps, not points, and takes no times: use the network unfused.")
         functions = {False: conv2d_long, True: depthwise_conv2d}
         function = causal_conv1d_long if self.weight.dim() == 3 else functions[self.depthwise]
         return function(x, self.weight, self.bias, algorithm=self.algorithm)

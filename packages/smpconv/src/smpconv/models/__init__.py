@@ -1,6 +1,6 @@
 """The networks of "SMPConv: Self-moving Point Representations for Continuous Convolution" (CVPR 2023).
 
-Importing this module registers `smp_tiny`, `smp_base` and `smp_resnet` with timm; `smp_tcn` is for sequences. It needs
+Importing this module registers `smp_tiny`, `smp_base`, `smp_resnet` and, for sequences, `smp_tcn` with timm. It needs
 timm: `pip install smpconv[models]`.
 
 Example:
@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
 
 from .network import SMPNet
 from .resnet import SMPResNet
-from .smp import smp_base, smp_resnet, smp_tiny
-from .tcn import SMPTCN, TASKS, smp_tcn
+from .smp import smp_base, smp_resnet, smp_tcn, smp_tiny
+from .tcn import SMPTCN, TASKS
 
 __all__ = ["SMPTCN", "TASKS", "SMPNet", "SMPResNet", "smp_base", "smp_resnet", "smp_tcn", "smp_tiny"]

@@ -23,7 +23,7 @@ class StagedNetwork(Classifier):
     def _finish(
         self, widths: Sequence[int], reductions: Sequence[int], num_classes: int, global_pool: str, drop_rate: float
     ) -> None:
-        self.feature_info = [
+        self.feature_info: list[dict[str, Any]] = [
             {"num_chs": width, "reduction": reduction, "module": f"stages.{index}"}
             for index, (width, reduction) in enumerate(zip(widths, reductions))
         ]

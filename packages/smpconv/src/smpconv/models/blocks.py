@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from ..branches import CausalConv1d, scale_and_shift
 from ..points import PointKernel
 
-ACTIVATIONS = {"relu": lambda: nn.ReLU(inplace=True), "gelu": nn.GELU, "": nn.Identity}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "gelu": nn.GELU,
+    "": nn.Identity,
+}
 
 
 class ConvNorm(nn.Module):
@@ -122,7 +126,7 @@ class ResidualBlock(nn.Module):
     """relu(drop_path(b) + shortcut(x)) with a = dropout(relu(conv1(x))) and b = conv2(a): what images take.
 
     With `act_last`, b = dropout(relu(conv2(a))): what sequences take. `shortcut` is a pointwise convolution with bias
-    where the number of channels changes.
+    where the number of channels changes. `times` are those of samples, handed on to the convolutions.
     """
 
     def __init__(
@@ -141,8 +145,8 @@ class ResidualBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, I, ...) -> (N, O, ...)
-        y = self.conv2(self.dropout(self.act(self.conv1(x))))
+    def forward(self, x: Tensor, *times: Tensor) -> Tensor:  # (N, I, ...) -> (N, O, ...)
+        y = self.conv2(self.dropout(self.act(self.conv1(x, *times))), *times)
         if self.act_last:
             y = self.dropout(self.act(y))
         return self.act(self.drop_path(y) + self.shortcut(x))

@@ -1,4 +1,4 @@
-"""timm entry points of the networks for images.
+"""timm entry points of the networks.
 
 No weights are downloaded: the authors publish theirs as files. `smpconv.checkpoints.load_original` reads them, and so
 does `timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": path})`.
@@ -15,11 +15,13 @@ from torch import nn
 from ..checkpoints import from_original
 from .network import SMPNet
 from .resnet import SMPResNet
+from .tcn import SMPTCN
 
 _SIZES: dict[str, dict[str, Any]] = {
     "smp_tiny": {"layers": (2, 2, 8, 2), "channels": (96, 192, 384, 768), "drop_path_rate": 0.1},
     "smp_base": {"layers": (2, 2, 20, 2), "channels": (128, 256, 512, 1024), "drop_path_rate": 0.5},
     "smp_resnet": {"radius": 0.12, "dropout": 0.1},
+    "smp_tcn": {},
 }
 
 
@@ -48,6 +50,9 @@ default_cfgs = generate_default_cfgs(
         "smp_tiny": _cfg(),
         "smp_base": _cfg(),
         "smp_resnet": _cfg(num_classes=10, input_size=(3, 32, 32), pool_size=(32, 32), crop_pct=1.0, first_conv=()),
+        "smp_tcn": _cfg(
+            num_classes=10, input_size=(1, 1, 784), pool_size=(1, 784), first_conv=()
+        ),  # timm knows images alone
     }
 )
 
@@ -85,3 +90,17 @@ def smp_resnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     Arguments are those of :class:`SMPResNet`; radii start at 0.12, and dropout is 0.1.
     """
     return _create(SMPResNet, "smp_resnet", pretrained, **kwargs)
+
+
+@register_model
+def smp_tcn(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """The paper's network for sequences: 6 blocks of 30 channels, 30 points per channel, 370,960 parameters.
+
+    Arguments are those of :class:`SMPTCN`; `TASKS` has the paper's for each task. There is no `features_only`.
+
+    Example:
+        >>> from smpconv.models import TASKS
+        >>> smp_tcn(**TASKS["character_trajectories"])(torch.zeros(2, 3, 182)).shape
+        torch.Size([2, 20])
+    """
+    return _create(SMPTCN, "smp_tcn", pretrained, **kwargs)

@@ -19,7 +19,7 @@ from .blocks import CausalNorm, ResidualBlock, init_weights
 class SMPTCN(Classifier):
     """Residual blocks of two causal convolutions, whose kernels reach back over the whole sequence.
 
-    Input (N, in_channels, L), output (N, num_classes) from the last step. L is usually `length`; in a longer sequence
+    Input (N, in_chans, L), output (N, num_classes) from the last step. L is usually `length`; in a longer sequence
     the kernels reach back over the last `length` steps. For inference, `smpconv.fuse(model)` leaves one convolution of
     each pair, and no norm.
 
@@ -27,7 +27,7 @@ class SMPTCN(Classifier):
     the small convolution beside them.
 
     Args:
-        in_channels: channels of the sequences; a mask of what was observed counts as one.
+        in_chans: channels of the sequences; a mask of what was observed counts as one.
         num_classes: number of classes; 0 for no classifier.
         length: of the sequences, and of the kernels.
         channels: of all blocks, or of each.
@@ -41,6 +41,9 @@ class SMPTCN(Classifier):
         input_dropout: before the first block.
         points: False for ordinary kernels.
         kernel_size: of those; of no effect on points.
+        times: the last channel of the input is no feature but says when the samples were taken, ascending, in units of
+            a step of `length`. Points then meet samples at their true lags, see `SMPConv1d.irregular`; the small
+            convolutions count samples.
         algorithm: of `functional.causal_conv1d_long`.
         global_pool: "last", "avg" for the mean over all steps, or "" to keep them: the head then works on every step.
 
@@ -56,9 +59,9 @@ class SMPTCN(Classifier):
 
     def __init__(
         self,
-        in_channels: int,
-        num_classes: int,
-        length: int,
+        in_chans: int = 1,
+        num_classes: int = 10,
+        length: int = 784,
         *,
         channels: int | Sequence[int] = 30,
         depth: int = 6,
@@ -71,6 +74,7 @@ class SMPTCN(Classifier):
         input_dropout: float = 0.0,
         points: bool = True,
         kernel_size: int = 7,
+        times: bool = False,
         algorithm: str = "auto",
         global_pool: str = "last",
         device: torch.device | str | None = None,
@@ -81,7 +85,12 @@ class SMPTCN(Classifier):
         if not widths:
             raise ValueError("channels must have an entry for each block, but it is empty")
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.in_channels, self.length = positive_int("in_channels", in_channels), positive_int("length", length)
+        self.in_chans, self.length = positive_int("in_chans", in_chans), positive_int("length", length)
+        self.times = bool(times)
+        if self.times and (in_chans < 2 or not points):
+            raise ValueError(
+                f"times=True needs points, and in_chans of 2 or more, one of them the times, but {points=} and {in_chans=}."
+            )
         self.num_features = self.head_hidden_size = widths[-1]
 
         def conv(before: int, after: int) -> nn.Module:
@@ -91,7 +100,7 @@ class SMPTCN(Classifier):
             return SMPBranches(SMPConv1d(before, after, length, n_points, **options, **dd), small_kernel_size)
 
         self.input_dropout = nn.Dropout(input_dropout)
-        blocks, width = [], in_channels
+        blocks, width = [], in_chans - self.times
         for after in widths:
             shortcut = nn.Identity() if width == after else nn.Conv1d(width, after, 1, **dd)
             first, second = conv(width, after), conv(after, after)
@@ -101,8 +110,13 @@ class SMPTCN(Classifier):
         self.reset_classifier(num_classes, global_pool)
         self.reset_parameters()
 
-    def forward_features(self, x: Tensor) -> Tensor:  # (N, in_channels, L) -> (N, num_features, L)
-        return self.blocks(self.input_dropout(x))
+    def forward_features(self, x: Tensor) -> Tensor:  # (N, in_chans, L) -> (N, num_features, L)
+        if not self.times:
+            return self.blocks(self.input_dropout(x))
+        x, times = self.input_dropout(x[:, :-1]), x[:, -1]
+        for block in self.blocks:
+            x = block(x, times)
+        return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = x[:, :, -1] if self.global_pool == "last" else x.mean(2) if self.global_pool else x.mT
@@ -139,34 +153,19 @@ def _init_head(layer: nn.Linear) -> None:
     nn.init.zeros_(layer.bias)
 
 
-# The paper's tasks: what `smp_tcn` takes for each.
+# The paper's tasks: what `SMPTCN` takes for each.
 TASKS: dict[str, dict[str, Any]] = {
-    "smnist": {"in_channels": 1, "num_classes": 10, "length": 784, "radius": 0.002, "input_dropout": 0.1},
-    "pmnist": {"in_channels": 1, "num_classes": 10, "length": 784, "radius": 0.002, "input_dropout": 0.1},
-    "scifar10": {"in_channels": 3, "num_classes": 10, "length": 1024, "radius": 0.002, "bias": True},
-    "character_trajectories": {"in_channels": 3, "num_classes": 20, "length": 182, "radius": 0.012, "bias": True},
+    "smnist": {"in_chans": 1, "num_classes": 10, "length": 784, "radius": 0.002, "input_dropout": 0.1},
+    "pmnist": {"in_chans": 1, "num_classes": 10, "length": 784, "radius": 0.002, "input_dropout": 0.1},
+    "scifar10": {"in_chans": 3, "num_classes": 10, "length": 1024, "radius": 0.002, "bias": True},
+    "character_trajectories": {"in_chans": 3, "num_classes": 20, "length": 182, "radius": 0.012, "bias": True},
     "speech_commands_mfcc": {
-        "in_channels": 20,
+        "in_chans": 20,
         "num_classes": 10,
         "length": 161,
         "radius": 0.012,
         "bias": True,
         "dropout": 0.2,
     },
-    "speech_commands_raw": {"in_channels": 1, "num_classes": 10, "length": 16000, "radius": 0.0002, "dropout": 0.1},
+    "speech_commands_raw": {"in_chans": 1, "num_classes": 10, "length": 16000, "radius": 0.0002, "dropout": 0.1},
 }
-
-
-def smp_tcn(in_channels: int = 1, num_classes: int = 10, length: int = 784, **kwargs: Any) -> SMPTCN:
-    """The paper's network for sequences: 6 blocks of 30 channels, 30 points per channel, 370,960 parameters.
-
-    Args:
-        in_channels, num_classes, length: of the task, sequential MNIST by default.
-        kwargs: as :class:`SMPTCN`.
-
-    Example:
-        >>> net = smp_tcn(**TASKS["character_trajectories"])
-        >>> net(torch.zeros(2, 3, 182)).shape
-        torch.Size([2, 20])
-    """
-    return SMPTCN(in_channels, num_classes, length, **kwargs)
