@@ -119,7 +119,7 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
     mean, var, weight, bias = (getattr(norm, name, None) for name in ("running_mean", "running_var", "weight", "bias"))
     if mean is None or var is None or weight is None or bias is None:
         raise ValueError(f"{norm} cannot be fused: it is without statistics or weights.")
-    scale = weight.double() / (var.double() + norm.eps).sqrt()  # type: ignore[operator]
+    scale = weight.double() / (var.double() + norm.eps).sqrt()
     return scale, bias - scale * mean.double()
 
 

@@ -89,7 +89,7 @@ class SMPTCN(Classifier):
         self.times = bool(times)
         if self.times and (in_chans < 2 or not points):
             raise ValueError(
-                f"times=True needs points, and in_chans of 2 or more, one of them the times, but {points=} and {in_chans=}."
+                f"times=True needs points, and in_chans of 2 or more, one for the times, but {points=} and {in_chans=}."
             )
         self.num_features = self.head_hidden_size = widths[-1]
 
