@@ -543,21 +543,3 @@ def test_without_timm_the_package_works_and_models_says_what_is_missing():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     wanted = "smpconv.models needs timm, which is not installed: run `pip install smpconv[models]`"
     assert done.stdout.strip() == wanted
-
-
-def test_sequences_may_bring_their_times():
-    """At regular times it is the same network; the points of any other see the lags."""
-    wide = {"in_chans": 4, "radius": 0.2, "times": True}
-    plain, timed = build("sequence", radius=0.2).eval(), build("sequence", **wide).eval()
-    for branch in plain.modules():
-        if isinstance(branch, PointKernel):
-            nn.init.normal_(branch.weight, 0, 0.5)
-    timed.load_state_dict(plain.state_dict())
-    x, times = torch.randn(2, 3, 40), torch.arange(40.0).expand(2, 1, 40)
-    out = plain(x)
-    torch.testing.assert_close(timed(torch.cat((x, times), 1)), out, rtol=1e-4, atol=1e-5)
-    late = times + (times >= 30) * 7.0
-    assert (timed(torch.cat((x, late), 1)) - out).abs().max() > 1e-2 * out.abs().max()
-    for wrong in ({"in_chans": 1, "times": True}, {"times": True, "points": False}):
-        with pytest.raises(ValueError, match="times needs points"):
-            build("sequence", **wrong)
