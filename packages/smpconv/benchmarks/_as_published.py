@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smpconv import SMPBranches, SMPConv1d, SMPDepthwiseConv2d
-from smpconv.modules import PointKernel
+from smpconv.branches import LargeConv
+from smpconv.points import PointKernel
 
 
 class Written(nn.Module):
@@ -82,3 +83,16 @@ def as_published(model: nn.Module, kept: bool = False) -> nn.Module:
             elif isinstance(child, (SMPConv1d, SMPDepthwiseConv2d)) and not isinstance(module, SMPBranches):
                 setattr(module, name, Written(child, kept))
     return model
+
+
+def stock(fused: nn.Module) -> nn.Module:
+    """A copy of a fused network whose large depthwise convolutions are those of torch."""
+    fused = copy.deepcopy(fused)
+    for module in list(fused.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, LargeConv):
+                channels, _, *size = child.weight.shape
+                conv = nn.Conv2d(channels, channels, size, padding=[taps // 2 for taps in size], groups=channels)
+                conv.weight, conv.bias = child.weight, child.bias
+                setattr(module, name, conv)
+    return fused
