@@ -7,16 +7,15 @@ import io
 import logging
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from leanconv.profiling import latency
+from leanconv.benchmark import interleave
 
 Run = Callable[[Tensor], Any]
-
-ROUNDS = 5
 
 log = logging.getLogger("leanconv")
 
@@ -91,7 +90,7 @@ def timed(
     deploy: Callable[[nn.Module], nn.Module],
     tolerance: float = 1e-3,
 ) -> dict[str, float]:
-    """Median milliseconds of each network run in one way. They take turns: a busy minute shall hit all of them.
+    """Median milliseconds of each network run in one way, by `leanconv.benchmark.interleave`.
 
     Args:
         seconds: for each network.
@@ -109,11 +108,9 @@ def timed(
     torch.compiler.reset()
     with torch.set_grad_enabled(way in TRAINING):
         functions = {name: _ready(way, model, x, deploy, tolerance) for name, model in networks.items()}
-        taken: dict[str, list[float]] = {name: [] for name in functions}
-        for _ in range(ROUNDS):
-            for name, function in functions.items():
-                taken[name].append(latency(function, x, min_seconds=seconds / ROUNDS).median * 1e3)
-    medians = {name: statistics.median(each) for name, each in taken.items()}
+        calls: dict[str, Callable[[], object]] = {name: partial(run, x) for name, run in functions.items()}
+        taken = interleave(calls, x.device, seconds)
+    medians = {name: 1e3 * statistics.median(each) for name, each in taken.items()}
     log.info("batch %d, %s: %s", len(x), way, ", ".join(f"{name} {ms(time)} ms" for name, time in medians.items()))
     return medians
 
