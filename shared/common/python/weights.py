@@ -31,7 +31,7 @@ def read(path: str | PathLike[str]) -> Mapping[str, Any]:
             f"{path} holds more than tensors, which to read is to run: only if you trust it, pass what "
             "torch.load(..., weights_only=False) returns."
         ) from error
-    except (EOFError, RuntimeError) as error:
+    except (EOFError, OSError, RuntimeError) as error:  # OSError: a cut archive, of some sizes
         raise ValueError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}") from error
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, but a checkpoint is a dict.")

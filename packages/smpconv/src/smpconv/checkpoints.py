@@ -46,7 +46,7 @@ def load_original(
 ) -> nn.Module:
     """Load one of the authors' checkpoints into `model` and return it.
 
-    The model may have kernels of other sizes: its points are then resampled, see :func:`from_original`.
+    The model may have kernels of other sizes with as many points: these are resampled, see :func:`from_original`.
 
     Args:
         path_or_state_dict: a file, its content, or a bare state dict; one saved from `smpconv.models` too.
@@ -109,7 +109,8 @@ def from_original(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[st
     sizes: dict[str, int] = {}
     blocks = _blocks(model)
     for name, value in state_dict.items():
-        layer, leaf = _renamed(name, blocks).rpartition(".")[::2]
+        name = _renamed(name, blocks)
+        layer, _, leaf = name.rpartition(".")
         if leaf == "kernel_coord":  # (1, 2, K, K)
             sizes[layer] = value.shape[-1]
         elif leaf == "train_length":  # 0 before the first forward pass
@@ -118,12 +119,13 @@ def from_original(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[st
             leaf = _POINTS.get(leaf, leaf)
             state[f"{layer}.{leaf}"] = value.flatten(1) if leaf == "radius" else value
         else:
-            state[f"{layer}.{leaf}"] = value.flatten(1) if layer == "head" and leaf == "weight" else value
+            state[name] = value.flatten(1) if name == "head.weight" else value
     for layer, module in model.named_modules():
         if isinstance(module, PointKernel) and sizes.get(layer):
             size = (sizes[layer],) * len(module.kernel_size)
-            if size != module.kernel_size and f"{layer}.coords" in state:
-                state |= _resampled(layer, module, size, state)
+            points = {leaf: state.get(f"{layer}.{leaf}") for leaf in module.state_dict()}
+            if size != module.kernel_size and _fit(module, points):
+                state |= {f"{layer}.{leaf}": value for leaf, value in _resampled(module, size, points).items()}
     return state
 
 
@@ -147,12 +149,17 @@ def _renamed(name: str, blocks: list[str]) -> str:
     return name
 
 
-def _resampled(layer: str, module: PointKernel, size: tuple[int, ...], state: Mapping[str, Tensor]) -> dict:
-    own = copy.deepcopy(module)
-    own.kernel_size = size
-    own.load_state_dict({key: state[f"{layer}.{key}"] for key in own.state_dict()})
-    own.resample(module.kernel_size if len(size) == 2 else module.kernel_size[0])  # type: ignore[operator]
-    return {f"{layer}.{key}": value for key, value in own.state_dict().items()}
+def _fit(module: PointKernel, points: Mapping[str, Tensor | None]) -> bool:
+    return all(getattr(points[leaf], "shape", None) == own.shape for leaf, own in module.state_dict().items())
+
+
+def _resampled(module: PointKernel, size: tuple[int, ...], points: Mapping[str, Any]) -> dict[str, Tensor]:
+    """`points` of a kernel of `size`, as `module`, which has another, takes them."""
+    twin: Any = copy.deepcopy(module)
+    twin.kernel_size = size
+    twin.load_state_dict(points)
+    twin.resample(module.kernel_size if len(size) == 2 else module.kernel_size[0])
+    return twin.state_dict()
 
 
 def _describe(state: Mapping[str, Tensor]) -> str:
