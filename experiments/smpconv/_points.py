@@ -85,13 +85,14 @@ def animate(history: Sequence[Moment], path: Path, size: Sequence[int], *, avera
     history, title = _one_set(history, title)
     kernels = [_kernel(moment, tuple(size), average) for moment in history]
     colors, light = _range(_strength(moment) for moment in history), _range(kernels)
+    shown = _shown(history, tuple(size))
     frames = []
     for index, taps in enumerate(kernels):
         figure = Figure(figsize=(8, 4.2), dpi=90, layout="constrained")
         figure.suptitle(f"{title}, step {history[index][0]:,}", x=0.01, ha="left", fontsize=10, color=INK)
         left, right = figure.subplots(1, 2)
-        _draw_points(left, history[: index + 1], tuple(size), colors)
-        _draw_taps(right, taps, light)
+        _draw_points(left, history[: index + 1], shown, colors)
+        _draw_taps(right, taps, shown, light)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         frames.append(
@@ -106,11 +107,12 @@ def _image(figure: Figure, history: Sequence[Moment], size: tuple[int, ...], ave
     chosen = [round(index * (len(history) - 1) / (SHOWN - 1)) for index in range(SHOWN)]
     kernels = [_kernel(history[index], size, average) for index in chosen]
     colors, light = _range(_strength(history[index]) for index in chosen), _range(kernels)
-    rows = figure.subplots(2, SHOWN)
+    shown, rows = _shown(history, size), figure.subplots(2, SHOWN)
     for column, (index, taps) in enumerate(zip(chosen, kernels)):
-        points = _draw_points(rows[0, column], history[: index + 1], size, colors)
+        points = _draw_points(rows[0, column], history[: index + 1], shown, colors)
         rows[0, column].set_title(_caption(history[index], size), loc="left", fontsize=9, color=INK)
-        image = _draw_taps(rows[1, column], taps, light)
+        image = _draw_taps(rows[1, column], taps, shown, light)
+    rows[1, 0].set_xlabel(f"{shown * (size[1] - 1):.0f} of {size[1]} taps across", color=INK, fontsize=8)
     _bar(figure, points, rows[0], "weight of the points")
     _bar(figure, image, rows[1], "kernel")
 
@@ -144,7 +146,7 @@ def _sequence(figure: Figure, history: Sequence[Moment], size: tuple[int, ...], 
     _bar(figure, lines, [left], "weight")
 
 
-def _draw_points(axes: Axes, past: Sequence[Moment], size: tuple[int, ...], colors: Normalize) -> PathCollection:
+def _draw_points(axes: Axes, past: Sequence[Moment], shown: float, colors: Normalize) -> PathCollection:
     """The points of the last moment, as far as their tents reach, and the ways they have come; x right and y up."""
     _, coords, radius, _ = past[-1]
     tips = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
@@ -154,22 +156,26 @@ def _draw_points(axes: Axes, past: Sequence[Moment], size: tuple[int, ...], colo
     axes.add_collection(LineCollection(list(ways.numpy()), colors=COLORS[1], lw=0.9))
     weight = _strength(past[-1])
     drawn = axes.scatter(*coords[0].T.numpy(), s=9, c=weight.numpy(), cmap=WEIGHTS, norm=colors, lw=0, zorder=3)
-    _frame(axes, size)
+    _frame(axes, shown)
     return drawn
 
 
-def _draw_taps(axes: Axes, taps: Tensor, light: Normalize) -> AxesImage:
+def _draw_taps(axes: Axes, taps: Tensor, shown: float, light: Normalize) -> AxesImage:
     rows, columns = (_edge(count) for count in taps.shape)
     image = axes.imshow(taps.numpy(), cmap="magma", norm=light, extent=(-columns, columns, -rows, rows), aspect="auto")
-    _frame(axes, tuple(taps.shape))
+    _frame(axes, shown)
     return image
 
 
-def _frame(axes: Axes, size: tuple[int, ...]) -> None:
-    """Shows all taps and what is near, without scales."""
-    rows, columns = (_edge(count) for count in size)
-    axes.set(xlim=(-columns, columns), ylim=(-rows, rows), box_aspect=1, xticks=[], yticks=[])
+def _frame(axes: Axes, shown: float) -> None:
+    axes.set(xlim=(-shown, shown), ylim=(-shown, shown), box_aspect=1, xticks=[], yticks=[])
     axes.spines[:].set_color("#999999")
+
+
+def _shown(history: Sequence[Moment], size: tuple[int, ...]) -> float:
+    """How far from the middle points have ever touched taps, and a tap more."""
+    touched = max(float((coords[0].abs() + radius[0, :, None]).max()) for _, coords, radius, _ in history)
+    return min(max(_edge(taps) for taps in size), touched + 2 / max(size))
 
 
 def _edge(taps: int) -> float:

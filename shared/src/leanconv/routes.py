@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import logging
 import statistics
 from collections.abc import Callable
@@ -32,16 +31,16 @@ def onnx(model: nn.Module, x: Tensor) -> Run:
     """onnxruntime with as many threads as torch; ONNX knows contiguous tensors alone."""
     import onnxruntime
 
-    file = io.BytesIO()
-    torch.onnx.export(model, (x.contiguous(),), file, dynamo=True, verbose=False)
+    program = torch.onnx.export(model, (x.contiguous(),), dynamo=True, verbose=False)
+    assert program is not None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda image: torch.from_numpy(session.run(None, {name: image.numpy()})[0])
 
 
-def step(model: nn.Module) -> Run:
+def step(model: Any) -> Run:
     def forward_and_backward(x: Tensor) -> None:
         model.zero_grad()
         model(x).sum().backward()
