@@ -1,4 +1,4 @@
-// What a launch of the kernels of rasterize is told. Pointers, then 32-bit numbers: cupy_backend/rasterize.py packs the
+// What a launch of the kernels of rasterize is told. Pointers, then 32-bit numbers: cupy_backend/points.py packs the
 // same.
 #pragma once
 
