@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 
 class Classifier(nn.Module):
     """A network whose classifier can be read and replaced, as timm's can.
 
-    A network says what its classifier is called (`classifier`) and which pooling it knows (`pools`), has
-    `num_features`, `forward_features`, `forward_head` and `new_classifier`, and calls `reset_classifier` when it is
-    made.
+    A network says what its classifier is called and which pooling it knows, has `num_features`, `forward_features`,
+    `forward_head` and `new_classifier`, and calls `reset_classifier` when it is made.
     """
 
-    classifier = "head"
+    classifier_name = "head"
     pools: tuple[str, ...] = ("avg", "")
     num_classes: int
     num_features: int
@@ -25,7 +26,7 @@ class Classifier(nn.Module):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         raise NotImplementedError
 
-    def new_classifier(self, num_classes: int) -> nn.Module:
+    def new_classifier(self, num_classes: int, **dd: Any) -> nn.Module:
         """A classifier of `num_features`, as at the start of training."""
         raise NotImplementedError
 
@@ -34,7 +35,7 @@ class Classifier(nn.Module):
 
     def get_classifier(self) -> nn.Module:
         """The last layer, or an identity when `num_classes` is 0."""
-        return self.get_submodule(self.classifier)
+        return self.get_submodule(self.classifier_name)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new classifier, freshly initialised, in the place of the old one.
@@ -51,8 +52,8 @@ class Classifier(nn.Module):
                 raise ValueError(f"global_pool must be {' or '.join(map(repr, self.pools))}, got {global_pool!r}")
             self.global_pool = global_pool
         self.num_classes = num_classes
-        layer = nn.Identity()
+        layer: nn.Module = nn.Identity()
         if num_classes:
             like = next(self.parameters())
-            layer = self.new_classifier(num_classes).to(like.device, like.dtype)
-        self.add_module(self.classifier, layer)
+            layer = self.new_classifier(num_classes, device=like.device, dtype=like.dtype)
+        self.add_module(self.classifier_name, layer)

@@ -12,6 +12,7 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from .._common.classifier import Classifier
 from ..modules import OrientedConv1d
 from .blocks import (
     LAYER_NORM_EPS,
@@ -25,7 +26,7 @@ from .blocks import (
 from .variants import VARIANTS, resolve_kernel_sizes
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(Classifier):
     """ConvNeXt in the four variants of the paper.
 
     "2d" is ConvNeXt itself; "1d" replaces every depthwise convolution and the stem by oriented 1D kernels; "1dpp" and
@@ -174,11 +175,8 @@ class ConvNeXt(nn.Module):
             x = x.mean((1, 2))
         x = self.head_drop(self.norm(x))
         if not pre_logits:
-            x = self.head(x)
+            x = self.get_classifier()(x)
         return x if self.global_pool else channels_first(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
         self,
@@ -234,32 +232,11 @@ class ConvNeXt(nn.Module):
             self.reset_classifier(0, "")
         return wanted
 
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer, or an identity when `num_classes` is 0."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier, freshly initialised, in the place of the old one.
-
-        Args:
-            num_classes: Number of classes; 0 for none.
-            global_pool: "avg" or ""; None keeps the present one.
-
-        Raises:
-            ValueError: `global_pool` is something else.
-        """
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise ValueError(f"global_pool must be 'avg' or '', got {global_pool!r}")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        if num_classes == 0:
-            self.head: nn.Module = nn.Identity()
-            return
-        like = next(self.parameters())
-        self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-        trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+    def new_classifier(self, num_classes: int, **dd: Any) -> nn.Module:
+        layer = nn.Linear(self.num_features, num_classes, **dd)
+        trunc_normal_(layer.weight, std=0.02)
+        nn.init.zeros_(layer.bias)
+        return layer
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block in the backward pass instead of keeping its activations."""

@@ -11,6 +11,7 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from .._common.classifier import Classifier
 from ..checkpoints import resize_position_embedding
 from ..functional import traverse_conv1d
 from ..modules import LAYER_NORM_EPS, ChannelNorm, DepthwiseConv1d, PathConvBlock, Traverse
@@ -29,7 +30,7 @@ class Stem(nn.Module):
         return self.conv2(x)
 
 
-class PathConvNet(nn.Module):
+class PathConvNet(Classifier):
     """The paper's network: traversal, stem, position embedding, four stages of 1D blocks, mean, norm, classifier.
 
     The sequence of L = height * width positions is halved between stages. Within, activations lie as (N, L, C) in
@@ -173,11 +174,8 @@ class PathConvNet(nn.Module):
         x = x.mean(2) if self.global_pool else x.mT
         x = self.head_drop(self.norm(x))
         if not pre_logits:
-            x = self.head(x)
+            x = self.get_classifier()(x)
         return x if self.global_pool else x.mT
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
         self,
@@ -231,31 +229,10 @@ class PathConvNet(nn.Module):
             self.reset_classifier(0, "")
         return wanted
 
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer, or an identity when `num_classes` is 0."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier, freshly initialised, in the place of the old one.
-
-        Args:
-            num_classes: number of classes; 0 for none.
-            global_pool: "avg" or ""; None keeps the present one.
-
-        Raises:
-            ValueError: `global_pool` is something else.
-        """
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise ValueError(f"global_pool must be 'avg' or '', got {global_pool!r}")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        if num_classes == 0:
-            self.head: nn.Module = nn.Identity()
-            return
-        like = self.stem.conv1.weight
-        self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-        _reset_linear(self.head)
+    def new_classifier(self, num_classes: int, **dd: Any) -> nn.Module:
+        layer = nn.Linear(self.num_features, num_classes, **dd)
+        _reset_linear(layer)
+        return layer
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block in the backward pass instead of keeping its activations."""

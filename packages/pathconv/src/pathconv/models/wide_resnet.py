@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._common.classifier import Classifier
+
 BATCH_NORM_MOMENTUM = 0.9  # as in the paper's code: running statistics are nearly those of the last batch
 
 
@@ -28,7 +30,7 @@ class WideBlock(nn.Module):
         return self.conv2(self.bn2(y).relu()) + self.shortcut(x)
 
 
-class WideResNet(nn.Module):
+class WideResNet(Classifier):
     """WRN-depth-width for low-resolution images, as the paper compares with.
 
     The first stage has the size of the image, each of the others half that of the one before, down to 8x8 from 32x32
@@ -50,6 +52,9 @@ class WideResNet(nn.Module):
         >>> WideResNet(10, 1, num_classes=10)(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
+
+    classifier_name = "fc"
+    pools = ("avg",)
 
     def __init__(
         self,
@@ -86,31 +91,14 @@ class WideResNet(nn.Module):
             {"num_chs": dim, "reduction": 2**index, "module": f"stages.{index}"} for index, dim in enumerate(dims)
         ]
         self.bn1 = nn.BatchNorm2d(before, momentum=BATCH_NORM_MOMENTUM, **dd)
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, "avg")
 
     def forward_features(self, x: Tensor) -> Tensor:  # (N, in_chans, H, W) -> (N, num_features, h, w)
         return self.bn1(self.stages(self.conv1(x))).relu()
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = x.mean((2, 3))
-        return x if pre_logits else self.fc(x)
+        return x if pre_logits else self.get_classifier()(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer, or an identity when `num_classes` is 0."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier in the place of the old one; `global_pool` is "avg" or None.
-
-        Raises:
-            ValueError: `global_pool` is something else.
-        """
-        if global_pool not in (None, "avg"):
-            raise ValueError(f"global_pool must be 'avg', got {global_pool!r}")
-        self.num_classes = num_classes
-        like = self.conv1.weight
-        dd: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
-        self.fc: nn.Module = nn.Linear(self.num_features, num_classes, **dd) if num_classes else nn.Identity()
+    def new_classifier(self, num_classes: int, **dd: Any) -> nn.Module:
+        return nn.Linear(self.num_features, num_classes, **dd)

@@ -10,13 +10,14 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from .._common.checks import positive_int
+from .._common.classifier import Classifier
 from ..modules import PiX
 from .blocks import Bottleneck, Stage, make_stem
 
 EXPANSION = 4  # a stage's channels by those that name it
 
 
-class PixResNet(nn.Module):
+class PixResNet(Classifier):
     """ResNet with PiX in place of the 1x1 convolutions that squeeze its bottlenecks.
 
     Names and shapes of the weights are the authors'. A stage named by c channels has 4 c of them and works on
@@ -51,6 +52,8 @@ class PixResNet(nn.Module):
         >>> model(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
+
+    classifier_name = "classifier"
 
     def __init__(
         self,
@@ -130,11 +133,8 @@ class PixResNet(nn.Module):
             x = x.mean((2, 3), keepdim=True)
         x = self.head_drop(x)
         if not pre_logits:
-            x = self.classifier(x)
+            x = self.get_classifier()(x)
         return x.flatten(1) if self.global_pool else x
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
         self,
@@ -187,31 +187,10 @@ class PixResNet(nn.Module):
             self.reset_classifier(0, "")
         return wanted
 
-    def get_classifier(self) -> nn.Module:
-        """The last layer, a 1x1 convolution of the mean, or an identity when `num_classes` is 0."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier, freshly initialised, in the place of the old one.
-
-        Args:
-            num_classes: number of classes; 0 for none.
-            global_pool: "avg" or ""; None keeps the present one.
-
-        Raises:
-            ValueError: `global_pool` is something else.
-        """
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise ValueError(f"global_pool must be 'avg' or '', got {global_pool!r}")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        if num_classes == 0:
-            self.classifier: nn.Module = nn.Identity()
-            return
-        like = self.conv_stem.weight
-        self.classifier = nn.Conv2d(self.num_features, num_classes, 1, device=like.device, dtype=like.dtype)
-        _reset(self.classifier)
+    def new_classifier(self, num_classes: int, **dd: Any) -> nn.Module:
+        layer = nn.Conv2d(self.num_features, num_classes, 1, **dd)
+        _reset(layer)
+        return layer
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block in the backward pass instead of keeping its activations."""

@@ -122,8 +122,8 @@ class SMPNet(StagedNetwork):
         self._finish(channels, reductions, num_classes, global_pool, drop_rate)
         self.reset_parameters()
 
-    def new_classifier(self, num_classes: int) -> nn.Module:
-        layer = nn.Linear(self.num_features, num_classes)
+    def new_classifier(self, num_classes: int, **dd: Any) -> nn.Module:
+        layer = nn.Linear(self.num_features, num_classes, **dd)
         init_weights(layer)
         return layer
 

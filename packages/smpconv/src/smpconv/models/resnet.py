@@ -102,8 +102,8 @@ class SMPResNet(StagedNetwork):
         self._finish(widths, [1] * len(widths), num_classes, global_pool, drop_rate)
         self.reset_parameters()
 
-    def new_classifier(self, num_classes: int) -> nn.Module:
-        layer = nn.Linear(self.num_features, num_classes)
+    def new_classifier(self, num_classes: int, **dd: Any) -> nn.Module:
+        layer = nn.Linear(self.num_features, num_classes, **dd)
         _init_head(layer)
         return layer
 

@@ -124,8 +124,8 @@ class SMPTCN(Classifier):
             x = self.get_classifier()(x)
         return x if self.global_pool else x.mT
 
-    def new_classifier(self, num_classes: int) -> nn.Module:
-        layer = nn.Linear(self.num_features, num_classes)
+    def new_classifier(self, num_classes: int, **dd: Any) -> nn.Module:
+        layer = nn.Linear(self.num_features, num_classes, **dd)
         _init_head(layer)
         return layer
 
