@@ -258,7 +258,7 @@ def test_batches_are_the_callers_to_change():
     [
         ({"batch_size": 0}, "not a positive multiple"),
         ({"batch_size": 5, "world_size": 2}, "5 is not a positive multiple of world_size=2"),
-        ({"batch_size": 23}, "batch_size=23 exceeds the 22 training images"),
+        ({"batch_size": 23}, "batch_size=23 exceeds the 22 training examples"),
         ({"batch_size": 4, "rank": 2, "world_size": 2}, "rank must lie in"),
         ({"batch_size": 4, "augment": Augment(color_jitter=0.4)}, "color_jitter is for photographs"),
         ({"batch_size": 4, "augment": Augment(rand_augment="rand-m9", cutout=4)}, "cutout is for images in memory"),
@@ -293,3 +293,59 @@ def test_an_augmentation_out_of_range_is_refused(option, said):
 def test_a_start_beyond_the_epoch_is_refused():
     with pytest.raises(ValueError, match=r"start_step must lie in \[0, 5\], got 6"):
         next(small().loaders(4)[0].epoch(0, start_step=6))
+
+
+# Affine maps ---------------------------------------------------------------------------------------------------------
+
+
+def mapped(matrix, images):
+    loader, _ = small(train=len(images), side=images.shape[-1], chans=images.shape[1]).loaders(len(images))
+    count = len(images)
+    none = (
+        torch.zeros(count, 2, dtype=torch.long),
+        torch.zeros(count, dtype=torch.bool),
+        torch.zeros(count, 0, 4).long(),
+    )
+    maps = torch.tensor(matrix, dtype=torch.float32).expand(count, -1, -1)
+    return (loader.transform(images, *none, 0.0, maps) * 0.25 + 0.5) * 255
+
+
+def test_maps_turn_move_and_shrink():
+    images = torch.randint(0, 256, (3, 2, 8, 8), dtype=torch.uint8)
+    plain = images.float()
+    torch.testing.assert_close(mapped([[1.0, 0, 0], [0, 1, 0]], images), plain, rtol=0, atol=0.01)
+    turned = mapped([[0.0, -1, 0], [1, 0, 0]], images)
+    torch.testing.assert_close(turned, plain.rot90(1, (2, 3)), rtol=0, atol=0.01)
+    moved = mapped([[1.0, 0, -0.5], [0, 1, 0]], images)  # reads two pixels further left: the image goes to the right
+    torch.testing.assert_close(moved, F.pad(plain, (2, -2)), rtol=0, atol=0.01)
+
+
+def test_maps_are_drawn_within_what_was_asked_for():
+    loader, _ = small(train=4000).loaders(4000, augment=Augment(rotate=30, shift=2, shrink=0.75, chance=0.5))
+    maps = loader.affine(torch.Generator().manual_seed(0))
+    scale = 1 / torch.linalg.det(maps[:, :, :2]).sqrt()
+    angle = torch.rad2deg(torch.atan2(maps[:, 1, 0], maps[:, 0, 0]))
+    move = -torch.linalg.solve(maps[:, :, :2], maps[:, :, 2:])[:, :, 0] * 8 / 2  # in pixels
+    for values, low, high, rest in (
+        (scale, 0.75, 1, 1),
+        (angle, -30, 30, 0),
+        (move[:, 0], -2, 2, 0),
+        (move[:, 1], -2, 2, 0),
+    ):
+        drawn = values[(values - rest).abs() > 1e-3]
+        assert 0.45 < len(drawn) / 4000 < 0.55
+        assert low - 1e-3 < drawn.min() < low + 0.05 * (high - low)
+        assert high - 0.05 * (high - low) < drawn.max() < high + 1e-3
+
+
+def test_chance_concerns_cutout_too():
+    white = torch.full((500, 1, 16, 16), 255, dtype=torch.uint8)
+    split = Split(white, torch.zeros(500, dtype=torch.long))
+    data = VisionData("white", "white", 1, 1, 16, (0.5,), (0.25,), split, split)
+    images, _ = gather(data.loaders(500, augment=Augment(cutout=4, chance=0.5))[0], 0)
+    assert 0.4 < (images == 0).any(3).any(2).float().mean() < 0.6
+
+
+def test_maps_are_for_images_in_memory(photographs):
+    with pytest.raises(ValueError, match="rotate, shift and shrink are for images in memory"):
+        photographs.loaders(2, augment=Augment(shift=1))

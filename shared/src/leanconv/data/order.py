@@ -23,11 +23,11 @@ class Place:
 
 
 class Order:
-    """Which images make up the global batch of each step, and which part of it is this rank's."""
+    """Which examples make up the global batch of each step, and which part of it is this rank's."""
 
     def __init__(self, count: int, batch_size: int, seed: int, rank: int, world_size: int) -> None:
         if batch_size > count:
-            raise ValueError(f"batch_size={batch_size} exceeds the {count} training images")
+            raise ValueError(f"batch_size={batch_size} exceeds the {count} training examples")
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.share = slice(batch_size // world_size * rank, batch_size // world_size * (rank + 1))
 

@@ -247,7 +247,8 @@ def mfcc(
     falling = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
     bank = torch.minimum(rising, falling).clamp_min(0).to(waves.dtype)  # (mels, F)
     logs = torch.log(bank @ power + 1e-6)
-    angles = torch.outer(torch.arange(coefficients), torch.arange(mels) + 0.5) * torch.pi / mels
+    numbers = torch.arange(max(coefficients, mels), dtype=torch.float64)
+    angles = torch.outer(numbers[:coefficients], numbers[:mels] + 0.5) * torch.pi / mels
     cosines = torch.cos(angles) * (2 / mels) ** 0.5
     cosines[0] /= 2**0.5
     return cosines.to(waves.dtype) @ logs
