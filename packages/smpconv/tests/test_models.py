@@ -106,6 +106,15 @@ def test_counts_are_those_of_the_paper(name):
     assert (parameter_count(model), len(list(model.parameters())), macs) == IMAGENET[name]
 
 
+def test_counts_of_dense_kernels():
+    """As direct convolutions: their kernels alone take 20.47 thousand million multiply-adds."""
+    model = published("smp_resnet", algorithm="direct")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.empty(1, 3, 32, 32, device="meta"))
+    points = sum(m.weight[:, :, 0].numel() * 33**2 * 32**2 for m in model.modules() if isinstance(m, PointKernel))
+    assert round(points / 1e9, 2) == 20.47 and round(counter.get_total_flops() / 2e9, 2) == 20.65
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_parts_are_those_of_the_paper(name):
     model, counts = published(name), [0] * 6

@@ -85,7 +85,9 @@ def smp_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register_model
 def smp_resnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """The paper's network for CIFAR: dense kernels of 33x33, 489,646 parameters.
+    """The paper's network for CIFAR: dense kernels of 33x33, 489,646 parameters, 20.6 GMACs at 32 pixels.
+
+    (Counted as direct convolutions. By FFT, which `algorithm="auto"` takes, far fewer, and counters do not see them.)
 
     Arguments are those of :class:`SMPResNet`; radii start at 0.12, and dropout is 0.1.
     """
