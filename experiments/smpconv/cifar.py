@@ -10,6 +10,8 @@ points, beside an ordinary 3x3 one. Its twin has the 3x3 convolutions alone.
 The recipe is the command in the authors' repository. They publish the best epoch, chosen by accuracy on the test
 images, and stop after 100 epochs without a better one; here all epochs run and the accuracy is that of the last. They
 normalise by ImageNet's mean and deviation, we by CIFAR's. Their code knows CIFAR-100, of which nothing is published.
+MACs in the report are those of one image as it is computed; Fourier transforms, by which kernels this large are applied,
+are not counted.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ PAPER = Recipe(
     epochs=210,
     batch_size=64,
     optimizer="adam",
-    lr=5e-3,  # of radii a tenth: their layers ask for it, and not to be decayed, as positions do
+    # Of radii a tenth to the end, where theirs would fall to the same min_lr; their layers ask for it, and not to be
+    # decayed, as positions do.
+    lr=5e-3,
     weight_decay=1e-5,  # added to the gradients, not decoupled
     schedule="cosine",
     warmup_epochs=10,  # theirs ends one step later and a little higher
