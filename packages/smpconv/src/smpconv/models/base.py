@@ -117,8 +117,8 @@ class StagedNetwork(Classifier):
 
 def points_of(model: nn.Module) -> set[str]:
     """Names of the positions and radii."""
-    layers = [name for name, module in model.named_modules() if isinstance(module, PointKernel)]
-    return {f"{name}.{leaf}" for name in layers for leaf in ("coords", "radius")}
+    layers = ((name, module) for name, module in model.named_modules() if isinstance(module, PointKernel))
+    return {f"{name}.{leaf}" for name, module in layers for leaf in module.no_weight_decay()}
 
 
 def per_stage(name: str, value: Any, stages: int) -> list[Any]:
