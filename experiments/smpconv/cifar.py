@@ -10,8 +10,8 @@ points, beside an ordinary 3x3 one. Its twin has the 3x3 convolutions alone.
 The recipe is the command in the authors' repository. They publish the best epoch, chosen by accuracy on the test
 images, and stop after 100 epochs without a better one; here all epochs run and the accuracy is that of the last. They
 normalise by ImageNet's mean and deviation, we by CIFAR's. Their code knows CIFAR-100, of which nothing is published.
-MACs in the report are those of one image as it is computed; Fourier transforms, by which kernels this large are applied,
-are not counted.
+MACs in the report are those of one image as it is computed; Fourier transforms, by which kernels this large are
+applied, are not counted.
 """
 
 from __future__ import annotations
