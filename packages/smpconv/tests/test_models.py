@@ -450,9 +450,10 @@ def test_fused_backbone():
         close(ours, theirs)
 
 
-def test_norms_before_are_no_norms_of_padded_pixels():
-    with pytest.raises(ValueError, match="1 where a norm comes before, but it is 3"):
-        ConvNorm(4, 4, 3, pre_norm=True)
+@pytest.mark.parametrize("bad", [{"kernel_size": 3}, {"groups": 4}])
+def test_norms_before_are_no_norms_of_padded_pixels(bad):
+    with pytest.raises(ValueError, match="pre_norm goes with kernel_size=1 and groups=1, but they are"):
+        ConvNorm(4, 4, pre_norm=True, **bad)
 
 
 # Numbers, layouts and copies.

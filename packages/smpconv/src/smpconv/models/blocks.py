@@ -39,8 +39,10 @@ class ConvNorm(nn.Module):
         **dd: Any,
     ) -> None:
         super().__init__()
-        if kernel_size % 2 == 0 or (pre_norm and kernel_size > 1):
-            raise ValueError(f"kernel_size must be odd, and 1 where a norm comes before, but it is {kernel_size}.")
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, so that the image keeps its size, but it is {kernel_size}.")
+        if pre_norm and (kernel_size > 1 or groups > 1):
+            raise ValueError(f"pre_norm goes with kernel_size=1 and groups=1, but they are {kernel_size} and {groups}.")
         self.pre_norm = nn.BatchNorm2d(in_channels, **dd) if pre_norm else None
         options: dict[str, Any] = {"padding": kernel_size // 2, "groups": groups, "bias": False, **dd}
         self.conv = nn.Conv2d(in_channels, channels, kernel_size, stride, **options)
