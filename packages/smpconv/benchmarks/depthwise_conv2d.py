@@ -1,7 +1,7 @@
 """Depthwise convolution with large kernels and its gradients, beside `F.conv2d` in both layouts and an FFT.
 
-One thread by default; medians of calls timed in turn. "best stock" is the faster layout of `F.conv2d`. The FFT is
-`smpconv.depthwise_conv2d(..., algorithm="fft")`.
+On a CPU one thread by default; medians of calls timed in turn. "best stock" is the faster layout of `F.conv2d`. The FFT
+is `smpconv.depthwise_conv2d(..., algorithm="fft")`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def valid(n: int, c: int, side: int, k: int) -> int:
     return n * c * taps * taps
 
 
-def measure(n: int, c: int, side: int, k: int, seconds: float) -> dict:
-    weight = torch.randn(c, k, k, requires_grad=True)
+def measure(n: int, c: int, side: int, k: int, seconds: float, device: str) -> dict:
+    weight = torch.randn(c, k, k, device=device, requires_grad=True)
     calls = {}
 
     def inference(convolve, x):
@@ -54,7 +54,7 @@ def measure(n: int, c: int, side: int, k: int, seconds: float) -> dict:
         return step
 
     for layout, memory_format in LAYOUTS.items():
-        x = torch.randn(n, c, side, side).contiguous(memory_format=memory_format).requires_grad_()
+        x = torch.randn(n, c, side, side, device=device).contiguous(memory_format=memory_format).requires_grad_()
         grad = torch.randn_like(x)
         routes = {
             "stock": lambda x: F.conv2d(x, weight[:, None], padding=k // 2, groups=c),
@@ -66,7 +66,7 @@ def measure(n: int, c: int, side: int, k: int, seconds: float) -> dict:
             torch.testing.assert_close(convolve(x), routes["ours"](x), rtol=1e-3, atol=1e-3)
             calls[f"{name} {layout} inference"] = inference(convolve, x)
             calls[f"{name} {layout} training"] = training(convolve, x, grad)
-    times = {name: summary(values) for name, values in interleave(calls, "cpu", seconds, least=3).items()}
+    times = {name: summary(values) for name, values in interleave(calls, device, seconds, least=3).items()}
     ratios = {}
     for phase in ("inference", "training"):
         best = min(times[f"stock {layout} {phase}"]["ms"] for layout in LAYOUTS)
@@ -95,8 +95,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="batch 1, fewer repeats")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", choices=["cpu"])
-    parser.add_argument("--json", type=Path, default=RESULTS / "depthwise_conv2d_cpu.json")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--json", type=Path, help="where the numbers go; by default benchmarks/results/")
     args = parser.parse_args()
     keep_freed_memory()
     torch.manual_seed(0)
@@ -105,9 +105,10 @@ def main() -> None:
     for case in CASES:
         if args.quick and case[0] > 1:
             continue
-        results.append(measure(*case, 0.1 if args.quick else 1.0))
+        results.append(measure(*case, 0.1 if args.quick else 1.0, args.device))
         print(rows(results[-1]), flush=True)
-    write(args.json, {"environment": environment(args, smpconv.backend_info()), "results": results})
+    path = args.json or RESULTS / f"depthwise_conv2d_{args.device}.json"
+    write(path, {"environment": environment(args, smpconv.backend_info()), "results": results})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Building a layer's kernel and its gradients, beside the construction as the authors' code writes it.
 
-One thread by default; medians of calls timed in turn. "saved" is what autograd keeps for the backward pass besides the
-parameters, in MiB.
+On a CPU one thread by default; medians of calls timed in turn. "saved" is what autograd keeps for the backward pass
+besides the parameters, in MiB.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def saved(call) -> float:
     return sum(kept.values()) / 2**20
 
 
-def measure(k: int, channels: int, points: int, seconds: float) -> dict:
-    coords = (0.2 * torch.randn(1, points, 2)).requires_grad_()
-    radius = torch.full((1, points), 4 / k, requires_grad=True)
-    weight = (0.02 * torch.randn(1, channels, points)).requires_grad_()
-    line, grad = torch.linspace(-1, 1, k), torch.randn(channels, k, k)
+def measure(k: int, channels: int, points: int, seconds: float, device: str) -> dict:
+    coords = (0.2 * torch.randn(1, points, 2, device=device)).requires_grad_()
+    radius = torch.full((1, points), 4 / k, device=device, requires_grad=True)
+    weight = (0.02 * torch.randn(1, channels, points, device=device)).requires_grad_()
+    line, grad = torch.linspace(-1, 1, k, device=device), torch.randn(channels, k, k, device=device)
     grid = torch.stack(torch.meshgrid(line, line, indexing="ij"))[None]
 
     def eager() -> Tensor:
@@ -77,7 +77,7 @@ def measure(k: int, channels: int, points: int, seconds: float) -> dict:
 
     calls = {"eager training": training(eager), "ours training": training(ours)}
     calls |= {"eager inference": inference(eager), "ours inference": inference(ours)}
-    times = {name: summary(values) for name, values in interleave(calls, "cpu", seconds, most=2000).items()}
+    times = {name: summary(values) for name, values in interleave(calls, device, seconds, most=2000).items()}
     ratios = {p: times[f"eager {p}"]["ms"] / times[f"ours {p}"]["ms"] for p in ("inference", "training")}
     kept = {"eager": saved(eager), "ours": saved(ours)}
     return {"K": k, "C": channels, "N": points, "ratios": ratios, "saved_MiB": kept, "times": times}
@@ -97,17 +97,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", choices=["cpu"])
-    parser.add_argument("--json", type=Path, default=RESULTS / "rasterize_cpu.json")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--json", type=Path, help="where the numbers go; by default benchmarks/results/")
     args = parser.parse_args()
     keep_freed_memory()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     results = []
     for case in CASES:
-        results.append(measure(*case, 0.1 if args.quick else 0.5))
+        results.append(measure(*case, 0.1 if args.quick else 0.5, args.device))
         print(row(results[-1]), flush=True)
-    write(args.json, {"environment": environment(args, smpconv.backend_info()), "results": results})
+    path = args.json or RESULTS / f"rasterize_{args.device}.json"
+    write(path, {"environment": environment(args, smpconv.backend_info()), "results": results})
 
 
 if __name__ == "__main__":
