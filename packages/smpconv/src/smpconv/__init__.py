@@ -9,7 +9,10 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from . import functional, modules, ops, points, reference
+from ._common.convert import ConvertReport
 from .branches import SMPBranches, fuse
+from .convert import convert
+from .fitting import fit_points
 from .functional import causal_conv1d_long, conv2d_long, depthwise_conv2d, diagnose, rasterize
 from .irregular import irregular_conv1d
 from .modules import SMPConv1d, SMPConv2d, SMPDepthwiseConv2d
@@ -17,6 +20,7 @@ from .points import clip_radii_, param_groups
 
 __version__ = "0.1.0"
 __all__ = [
+    "ConvertReport",
     "SMPBranches",
     "SMPConv1d",
     "SMPConv2d",
@@ -25,8 +29,10 @@ __all__ = [
     "causal_conv1d_long",
     "clip_radii_",
     "conv2d_long",
+    "convert",
     "depthwise_conv2d",
     "diagnose",
+    "fit_points",
     "functional",
     "fuse",
     "irregular_conv1d",

@@ -7,6 +7,7 @@ length afterwards: right for odd lengths too. Sums are float32, float64 for floa
 from __future__ import annotations
 
 from math import log2, prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,8 +58,7 @@ def _composed(x: Tensor, weight: Tensor, before: tuple[int, ...], sizes: tuple[i
         product = spectrum * taps
     else:
         product = torch.einsum("nif,oif->nof", spectrum.flatten(2), taps.flatten(2)).unflatten(2, spectrum.shape[2:])
-    y = torch.fft.irfftn(product, s=sizes, dim=dims)
-    return y[(..., *(slice(length) for length in x.shape[2:]))]
+    return _window(torch.fft.irfftn(product, s=sizes, dim=dims), (0,) * len(sizes), x.shape[2:])
 
 
 class _Correlation(torch.autograd.Function):
@@ -69,7 +69,7 @@ class _Correlation(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, before, sizes):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, before: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
         dense = weight.dim() == x.dim()
         at = (0,) * len(sizes)
         images = _spectra(x.transpose(0, 1), before, sizes, dense)
@@ -85,7 +85,7 @@ class _Correlation(torch.autograd.Function):
         return y.transpose(0, 1).contiguous()
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, images, taps = ctx.saved_tensors
         needs, before, sizes, dense = ctx.needs_input_grad, ctx.before, ctx.sizes, weight.dim() == x.dim()
         if torch.is_grad_enabled():  # the gradients will be differentiated
@@ -137,7 +137,9 @@ def _signals(
 
 
 def _window(t: Tensor, at: tuple[int, ...], lengths: tuple[int, ...]) -> Tensor:
-    return t[(..., *(slice(begin, begin + length) for begin, length in zip(at, lengths)))]
+    for dim, (begin, length) in enumerate(zip(at, lengths), t.dim() - len(at)):
+        t = t.narrow(dim, begin, length)
+    return t
 
 
 # Products of a direct convolution that take as long as one element of a transform, per factor log2(size). Measured
