@@ -32,6 +32,7 @@ from leanconv.training.run_folder import write_json
 from smpconv import backend_info, fuse
 
 AS_TRAINED = "as trained"
+TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.05}
 SMOKE_SHAPE, SHAPE = (1, 28), (3, 224)  # channels, side
 
 
@@ -65,13 +66,10 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             networks[kind] = model.to(x.device, x.dtype, memory_format=torch.channels_last)
             routes.settle(model, x)
             found[kind] = {"batch": batch, "kind": kind, "params": counts.params, "macs": counts.macs}
-        tolerance = 1e-3 if args.dtype == "float32" else 0.05
         for way in ways(args):
-            options: dict[str, Any] = {"deploy": fuse, "tolerance": tolerance}
-            if way == AS_TRAINED:
-                times[way] = routes.timed("eager", networks, x, args.seconds, deploy=lambda model: model)
-            else:
-                times[way] = routes.timed(way, networks, x, args.seconds, **options)
+            route, deploy = ("eager", nn.Module.eval) if way == AS_TRAINED else (way, fuse)
+            options: dict[str, Any] = {"deploy": deploy, "tolerance": TOLERANCE[args.dtype], "label": way}
+            times[way] = routes.timed(route, networks, x, args.seconds, **options)
         cells += [{**cell, "milliseconds": {way: times[way][kind] for way in times}} for kind, cell in found.items()]
     return cells
 
@@ -125,8 +123,7 @@ def main() -> int:
     cells = measure(args)
     birth = environment.describe()
     title = (
-        f"{args.side} pixels, {args.dtype}, channels_last, on {environment.hardware(args.device)}, "
-        f"{torch.get_num_threads()} threads, {birth['date'][:10]}"
+        f"{args.side} pixels, {args.dtype}, channels_last, on {environment.hardware(args.device)}, {birth['date'][:10]}"
     )
     args.out.mkdir(parents=True, exist_ok=True)
     record = {"size": args.size, "side": args.side, "dtype": args.dtype, "smoke": args.smoke}

@@ -90,6 +90,7 @@ def timed(
     *,
     deploy: Callable[[nn.Module], nn.Module],
     tolerance: float = 1e-3,
+    label: str = "",
 ) -> dict[str, float]:
     """Median milliseconds of each network run in one way, by `leanconv.benchmark.interleave`.
 
@@ -97,6 +98,7 @@ def timed(
         seconds: for each network.
         deploy: makes of a network in evaluation what inference runs, such as a copy with its norms folded.
         tolerance: by how much its result may differ from the network's, of the norm of the latter.
+        label: what the log calls the way.
 
     Raises:
         ArithmeticError: it differs by more.
@@ -112,7 +114,9 @@ def timed(
         calls: dict[str, Callable[[], object]] = {name: partial(run, x) for name, run in functions.items()}
         taken = interleave(calls, x.device, seconds)
     medians = {name: 1e3 * statistics.median(each) for name, each in taken.items()}
-    log.info("batch %d, %s: %s", len(x), way, ", ".join(f"{name} {ms(time)} ms" for name, time in medians.items()))
+    log.info(
+        "batch %d, %s: %s", len(x), label or way, ", ".join(f"{name} {ms(time)} ms" for name, time in medians.items())
+    )
     return medians
 
 
