@@ -410,3 +410,256 @@ def test_pix_latency_smoke_stands_beside_the_paper(tmp_path):
     cells = json.loads((tmp_path / "latency.json").read_text())["cells"]
     assert all(set(cell["milliseconds"]) == {"eager", "exported", "training"} for cell in cells)
     assert cells[1]["macs"] == cells[2]["macs"] < cells[0]["macs"]
+
+
+# smpconv sequences ---------------------------------------------------------------------------------------------------
+
+
+def test_smpconv_sequence_recipes_are_the_papers():
+    sequence = script("smpconv/sequence")
+    recipes = [sequence.recipe(task) for task in ("smnist", "pmnist", "scifar10", "char", "mfcc", "raw")]
+    table = [(r.epochs, r.batch_size, r.lr, r.warmup_epochs, r.model_kwargs["length"]) for r in recipes]
+    assert table == [
+        (200, 64, 1e-4, 5, 784),
+        (200, 64, 1e-4, 5, 784),
+        (200, 64, 2e-4, 5, 1024),
+        (300, 64, 1e-4, 5, 182),
+        (300, 32, 2e-3, 5, 161),
+        (160, 32, 1e-3, 10, 16000),
+    ]
+    kwargs = [r.model_kwargs for r in recipes]
+    assert [k["radius"] for k in kwargs] == [0.002, 0.002, 0.002, 0.012, 0.012, 0.0002]
+    assert [k.get("bias", False) for k in kwargs] == [False, False, True, True, True, False]
+    assert [k.get("dropout", 0) for k in kwargs] == [0, 0, 0, 0, 0.2, 0.1]
+    assert [k.get("input_dropout", 0) for k in kwargs] == [0.1, 0.1, 0, 0, 0, 0]
+    shared = {(r.optimizer, r.weight_decay, r.schedule, r.min_lr, r.warmup_lr, r.clip_grad, r.loss) for r in recipes}
+    assert shared == {("adam", 1e-5, "cosine", 1e-6, 0.0, None, "ce")}
+    digits, pictures = recipes[1].augment, recipes[2].augment
+    assert (digits.rotate, digits.shift, digits.shrink, digits.cutout, digits.chance) == (30, 2, 0.75, 4, 0.5)
+    assert (pictures.padding, pictures.hflip) == (4, 0.5)
+
+
+def test_smpconv_sequence_recipes_build_the_papers_networks():
+    from leanconv import models
+    from leanconv.data import SETS
+
+    sequence, counts = script("smpconv/sequence"), {}
+    for task in sequence.RESULTS:
+        planned = sequence.recipe(task)
+        entry = SETS[planned.data]
+        shape = {"in_chans": entry.in_chans, "num_classes": entry.num_classes}
+        length = entry.length if hasattr(entry, "length") else entry.image_size**2
+        assert planned.model_kwargs["length"] == length
+        with torch.device("meta"):
+            network = models.build(planned.model, **shape, **planned.model_kwargs)
+        counts[task] = sum(p.numel() for p in network.parameters())
+    assert counts == {
+        "smnist": 370_960, "pmnist": 370_960, "scifar10": 373_480, "char": 373_790, "mfcc": 391_840, "raw": 370_960,
+    }  # fmt: skip
+
+
+def test_smpconv_sequences_name_what_ran_and_keep_the_papers_numbers_to_its_networks():
+    sequence = script("smpconv/sequence")
+
+    def card(*changes, task="char", kind="smp", smoke=False, drop=()):
+        planned = (sequence.smoke_recipe if smoke else sequence.recipe)(task, kind, *drop)
+        found = sequence.card(planned.override(changes), planned=planned, task=task, kind=kind)
+        return found["row"], found.get("paper", {}).get("top1")
+
+    assert card() == card("lr=1e-3") == ("SMPConv TCN on Character Trajectories", 99.53)
+    assert card("data=smartwatch") == ("SMPConv TCN on smartwatch exercises", None)
+    assert card("model=other") == ("other on Character Trajectories", None)
+    assert card(kind="twin") == ("SMPConv TCN as 7-tap twin on Character Trajectories", None)
+    dropped = "SMPConv TCN on Character Trajectories, 30% dropped, true lags"
+    assert card(drop=(0.3, "times")) == (dropped, None)
+    assert sequence.recipe("char", "smp", 0.3, "times").model_kwargs["times"] is True
+    assert card(task="fashion", smoke=True) == ("narrow SMPConv TCN on sequential Fashion-MNIST", None)
+
+
+def test_smpconv_sequence_smoke_trains_reports_and_draws_the_points(tmp_path):
+    few = ["epochs=2", "train_images=96", "test_images=100", "batch_size=32", "validation=50"]
+    arguments = ["--smoke", "--task", "vowels", "fashion", "--out", tmp_path, "--device", "cpu", "--set", *few]
+    run("smpconv/sequence", *arguments)
+    report = (tmp_path / "report.md").read_text()
+    for data in ("Japanese Vowels", "sequential Fashion-MNIST"):
+        assert f"| narrow SMPConv TCN on {data} |" in report
+        assert f"| narrow SMPConv TCN as 7-tap twin on {data} |" in report
+    assert "| chance |" in report and "| top-1 picked |" in report
+    assert "SMPConv TCN on permuted MNIST (99.1)" in report
+    folder = tmp_path / "fashion-smp-seed0"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["validation_images"], summary["unit"], summary["data"]) == (50, "sequences", "sfashion_mnist")
+    assert 0.1 <= summary["chance"] < 0.2
+    assert (folder / "points-first.png").stat().st_size > 10_000
+    assert not (tmp_path / "vowels-twin-seed0" / "points.pt").exists(), "the twin has no points"
+    again = run("smpconv/sequence", "--resume", *arguments)
+    assert "step" not in again.stderr, "finished runs are not run again"
+
+
+def test_smpconv_sequences_drop_samples_in_both_ways(tmp_path):
+    few = ["epochs=1", "train_images=32", "test_images=20", "batch_size=16", "validation=none"]
+    dropped = ["--drop-rate", 0.3, "--irregular", "mask", "times"]
+    run(
+        "smpconv/sequence", "--smoke", "--task", "vowels", *dropped, "--out", tmp_path, "--device", "cpu", "--set", *few
+    )
+    report = (tmp_path / "report.md").read_text()
+    for how in ("zeros and a mask", "true lags"):
+        assert f"| narrow SMPConv TCN on Japanese Vowels, 30% dropped, {how} |" in report
+    assert "top-1 picked" not in report
+    for wrong, said in (
+        (["--smoke", "--task", "fashion", "--drop-rate", 0.3], "--drop-rate is for series"),
+        (["--smoke", "--task", "raw"], "raw needs --data"),
+        (["--smoke", "--task", "vowels", "--kind", "twin", *dropped], "--irregular times needs points"),
+    ):
+        assert said in run("smpconv/sequence", *wrong, code=2).stderr
+    assert "is not in" in run("smpconv/sequence", "--task", "char", "--data", tmp_path, code=1).stderr
+
+
+# smpconv images ------------------------------------------------------------------------------------------------------
+
+
+def test_smpconv_image_recipes_are_the_papers():
+    imagenet, cifar = script("smpconv/imagenet"), script("smpconv/cifar")
+    base = imagenet.recipe("base", "smp")
+    assert (base.model, base.model_kwargs, base.drop_path) == ("smp_base", {}, 0.5)
+    assert imagenet.recipe("tiny", "7x7").drop_path == 0.1
+    assert (base.epochs, base.batch_size, base.lr, base.min_lr) == (300, 2048, 4e-3, 1e-6)
+    assert (base.warmup_epochs, base.warmup_lr) == (10, 0)
+    assert (base.optimizer, base.weight_decay, base.betas, base.eps) == ("adamw", 0.05, (0.9, 0.999), 1e-8)
+    assert (base.mixup, base.cutmix, base.mix_prob, base.switch_prob) == (0.8, 1.0, 1.0, 0.5)
+    assert (base.label_smoothing, base.ema_decay, base.ema_warmup, base.amp) == (0.1, 0.9999, False, "none")
+    augment = base.augment
+    assert (augment.rand_augment, augment.erase, augment.erase_mode) == ("rand-m9-mstd0.5-inc1", 0.25, "pixel")
+    assert (augment.hflip, augment.interpolation, augment.eval_crop) == (0.0, "random", 0.875)
+
+    small = cifar.recipe("cifar10", "smp")
+    assert (small.model, small.model_kwargs, small.data) == ("smp_resnet", {"dropout": 0.1}, "cifar10")
+    assert (small.epochs, small.batch_size, small.lr, small.min_lr) == (210, 64, 5e-3, 1e-6)
+    assert (small.optimizer, small.weight_decay, small.warmup_epochs, small.clip_grad) == ("adam", 1e-5, 10, None)
+    assert (small.augment.padding, small.augment.hflip, small.label_smoothing) == (4, 0.5, 0)
+
+
+@pytest.mark.parametrize("name", ("imagenet", "cifar"))
+def test_smpconv_points_learn_as_the_authors_let_them(name):
+    """Radii at a tenth of the rate; they, positions, biases and norms do not decay, the points' weights do."""
+    from leanconv import models
+    from leanconv.training import build
+
+    recipe = script(f"smpconv/{name}").smoke_recipe("smp")
+    network = models.build(recipe.model, **recipe.model_kwargs)
+    groups = build.optimizer(recipe, network).param_groups
+    found = {id(p): (group.get("lr_scale", 1.0), group["weight_decay"]) for group in groups for p in group["params"]}
+    for key, parameter in network.named_parameters():
+        last = key.rpartition(".")[2]
+        decays = recipe.weight_decay if parameter.dim() > 1 and last not in ("coords", "radius") else 0
+        assert found[id(parameter)] == (0.1 if last == "radius" else 1.0, decays), key
+
+
+def test_smpconv_recipes_build_the_papers_networks_and_their_twins():
+    from leanconv import models
+
+    imagenet, cifar = script("smpconv/imagenet"), script("smpconv/cifar")
+
+    def params(recipe, **kwargs):
+        with torch.device("meta"):
+            return sum(p.numel() for p in models.build(recipe.model, **recipe.model_kwargs, **kwargs).parameters())
+
+    assert params(imagenet.recipe("tiny", "smp")) == 26_705_248
+    assert params(imagenet.recipe("base", "smp")) == 79_546_520
+    assert params(cifar.recipe("cifar10", "smp"), num_classes=10) == 489_646
+    assert params(cifar.recipe("cifar100", "smp"), num_classes=100) == 494_056
+    for recipe, points in ((imagenet.smoke_recipe, 7), (cifar.smoke_recipe, 3)):
+        pair = [models.build(recipe(kind).model, **recipe(kind).model_kwargs) for kind in ("smp", f"{points}x{points}")]
+        assert ["SMPBranches" in {type(m).__name__ for m in network.modules()} for network in pair] == [True, False]
+
+
+def test_smpconv_images_name_what_ran_and_keep_the_papers_numbers_to_its_networks():
+    imagenet, cifar = script("smpconv/imagenet"), script("smpconv/cifar")
+
+    def card(*changes, smoke=False, kind="smp", size="base"):
+        ran = imagenet.smoke_recipe(kind) if smoke else imagenet.recipe(size, kind)
+        found = imagenet.card(ran.override(changes), size=size, kind=kind)
+        return found["row"], found.get("paper", {}).get("top1")
+
+    assert card() == card("lr=1e-3") == ("SMPConv-B on ImageNet-1K", 83.8)
+    assert card("data=imagefolder") == ("SMPConv-B", None)
+    assert card("model=resnet18") == ("resnet18 on ImageNet-1K", None)
+    assert card(kind="7x7", size="tiny") == ("SMPConv-T as 7x7 twin on ImageNet-1K", None)
+    assert card(smoke=True, size="tiny") == ("narrow SMPConv", 82.5)
+    assert card(smoke=True, size="tiny", kind="7x7") == ("narrow SMPConv as 7x7 twin", None)
+
+    def small(*changes, smoke=False, kind="smp", dataset="cifar10"):
+        ran = cifar.smoke_recipe(kind) if smoke else cifar.recipe(dataset, kind)
+        found = cifar.card(ran.override(changes), dataset=dataset, kind=kind)
+        return found["row"], found.get("paper", {}).get("top1")
+
+    assert small() == ("SMPConv ResNet on CIFAR-10", 93.0)
+    assert small(dataset="cifar100") == ("SMPConv ResNet on CIFAR-100", None)
+    assert small("model_kwargs.dropout=0.2") == ("smp_resnet on CIFAR-10", None)
+    assert small(kind="3x3") == ("SMPConv ResNet as 3x3 twin on CIFAR-10", None)
+    assert small(smoke=True) == ("narrow SMPConv ResNet", 93.0)
+
+
+@pytest.mark.parametrize(("name", "twin"), [("imagenet", "7x7"), ("cifar", "3x3")])
+def test_smpconv_image_smoke_trains_reports_and_draws_the_points(name, twin, tmp_path):
+    arguments = ["--smoke", "--out", tmp_path, "--device", "cpu", "--set", *FEW]
+    run(f"smpconv/{name}", *arguments)
+    report = (tmp_path / "report.md").read_text()
+    assert f"| narrow SMPConv{' ResNet' if name == 'cifar' else ''} as {twin} twin |" in report
+    assert "82.5, ImageNet-1K" in report if name == "imagenet" else "93.0, CIFAR-10" in report
+    assert "Not run here" in report
+    folder = tmp_path / "smp-seed0"
+    for layer in torch.load(folder / "points.pt").values():
+        steps, coords, radii, _ = zip(*layer["history"])
+        assert steps == tuple(range(11))
+        assert not torch.equal(coords[0], coords[-1]) and not torch.equal(radii[0], radii[-1])
+    pictures = [folder / f"points-{end}" for end in ("first.png", "last.png", "first.gif")]
+    assert min(picture.stat().st_size for picture in pictures) > 10_000
+    assert not (tmp_path / f"{twin}-seed0" / "points.pt").exists()
+    pictures[1].unlink()
+    again = run(f"smpconv/{name}", "--resume", *arguments)
+    assert "step" not in again.stderr and pictures[1].exists(), "what was stopped while drawing is drawn"
+
+
+def test_smpconv_latency_smoke_stands_beside_the_twin(tmp_path):
+    arguments = ["--smoke", "--seconds", 0.01, "--ways", "as trained", "eager", "exported", "training"]
+    done = run("smpconv/latency", *arguments, "--out", tmp_path, "--device", "cpu")
+    assert done.stdout == (tmp_path / "latency.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if line.startswith("| 1 |")]
+    assert [row[2] for row in rows] == ["narrow SMPConv", "narrow SMPConv as 7x7 twin"]
+    assert all("(" in cell for cell in rows[0][5:9]) and not any("(" in cell for cell in rows[1])
+    cells = json.loads((tmp_path / "latency.json").read_text())["cells"]
+    assert [list(cell["milliseconds"]) for cell in cells] == [["as trained", "eager", "exported", "training"]] * 2
+
+
+@pytest.mark.parametrize(("size", "groups"), [((21, 21), 1), ((9, 15), 3), ((100,), 3)])
+def test_smpconv_movement_is_kept_and_drawn(size, groups, tmp_path):
+    smpconv, points = pytest.importorskip("smpconv"), script("smpconv/_points")
+    if len(size) == 1:
+        layer = smpconv.SMPConv1d(2, groups, *size)
+    else:
+        layer = smpconv.SMPDepthwiseConv2d(4, size) if groups == 1 else smpconv.SMPConv2d(2, groups, size)
+    network = torch.nn.Sequential(torch.nn.Identity(), layer)
+    for step in range(101):
+        points.record(network, step, 100, tmp_path)
+        with torch.no_grad():
+            layer.coords[-1].add_(0.001)
+    (kept,) = torch.load(tmp_path / "points.pt").values()
+    assert [moment[0] for moment in kept["history"]] == list(range(0, 101, 4))
+    points.record(network, 48, 100, tmp_path)  # resumed from there
+    (kept,) = torch.load(tmp_path / "points.pt").values()
+    assert [moment[0] for moment in kept["history"]] == list(range(0, 49, 4))
+    own, title = points._one_set(kept["history"], "title")
+    assert torch.equal(own[-1][1][0], kept["history"][-1][1][-1])
+    assert title == ("title" if groups == 1 else f"title, output channel {groups - 1}")
+    points.draw(tmp_path)
+    found = {path.name for path in tmp_path.glob("points-*")}
+    assert found == {"points-first.png", *(["points-first.gif"] if len(size) == 2 else [])}
+
+
+def test_smpconv_pictures_have_their_points_where_their_taps_are():
+    """A point to the right and above lights the tap that the picture shows there."""
+    points = script("smpconv/_points")
+    moment = (0, torch.tensor([[[0.5, 1.0]]]), torch.full((1, 1), 0.3), torch.ones(1, 1, 1))
+    taps = points._kernel(moment, (5, 5), False)
+    assert taps.nonzero().tolist() == [[0, 3]]
