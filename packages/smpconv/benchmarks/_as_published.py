@@ -26,7 +26,7 @@ class Written(nn.Module):
         self.coords, self.radius, self.weight, self.bias = layer.coords, layer.radius, layer.weight, layer.bias
         self.average, self.kept = layer.average, kept
         axes = torch.meshgrid(*(torch.linspace(-1, 1, taps) for taps in layer.kernel_size), indexing="ij")
-        self.grid = torch.stack(axes)[None]  # (1, d, *kernel_size)
+        self.grid = torch.stack(axes)[None].to(layer.coords.device)  # (1, d, *kernel_size)
         self.made: Tensor | None = None
 
     def kernel(self) -> Tensor:  # (G, C, *kernel_size)

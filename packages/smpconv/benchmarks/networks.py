@@ -87,7 +87,7 @@ def stepping(model: nn.Module, x: Tensor, target: Tensor, optimizer: type, decay
     return step
 
 
-def same(calls: dict[str, Callable[[], Tensor]], tolerance: float = 2e-3) -> Calls:
+def same(calls: dict[str, Callable[[], Tensor]], tolerance: float = 5e-3) -> Calls:
     """`calls`, all of which give what the first one gives."""
     expected = None
     for name, call in calls.items():
@@ -100,13 +100,14 @@ def same(calls: dict[str, Callable[[], Tensor]], tolerance: float = 2e-3) -> Cal
 
 def images(args: argparse.Namespace) -> tuple[nn.Module, Callable[[int], Tensor]]:
     torch.manual_seed(0)
-    return settled(smp_tiny(drop_path_rate=0.0)), lambda batch: torch.randn(batch, 3, args.size, args.size)
+    model = settled(smp_tiny(drop_path_rate=0.0)).to(args.device)
+    return model, lambda batch: torch.randn(batch, 3, args.size, args.size).to(args.device)
 
 
 def sequences(args: argparse.Namespace) -> tuple[nn.Module, Callable[[int], Tensor]]:
     torch.manual_seed(0)
     options = {**TASKS["smnist"], "input_dropout": 0.0}  # which would draw another loss for each form
-    return settled(smp_tcn(**options)), lambda batch: torch.randn(batch, 1, 784)
+    return settled(smp_tcn(**options)).to(args.device), lambda batch: torch.randn(batch, 1, 784).to(args.device)
 
 
 def image_inference(batch: int, args: argparse.Namespace) -> Calls:
@@ -134,7 +135,7 @@ def image_inference(batch: int, args: argparse.Namespace) -> Calls:
 
 def image_training(batch: int, args: argparse.Namespace) -> Calls:
     model, draw = images(args)
-    x, target = draw(batch), torch.randint(1000, (batch,))
+    x, target = draw(batch), torch.randint(1000, (batch,)).to(args.device)
     last = x.contiguous(memory_format=LAST)
     forms = {
         "as written": (as_published(model), x),
@@ -158,7 +159,7 @@ def sequence_inference(batch: int, args: argparse.Namespace) -> Calls:
 
 def sequence_training(batch: int, args: argparse.Namespace) -> Calls:
     model, draw = sequences(args)
-    x, target = draw(batch), torch.randint(10, (batch,))
+    x, target = draw(batch), torch.randint(10, (batch,)).to(args.device)
     forms = {"as written": as_published(model), "ours": model}
     return same({name: stepping(form, x, target, torch.optim.Adam, 1e-5) for name, form in forms.items()})
 
@@ -191,21 +192,25 @@ def table(results: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the smallest batches, three rounds")
+    parser.add_argument("--quick", action="store_true", help="the smallest batches, three rounds, nothing compiled")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--batch", type=int, nargs="+", help="of all cases; by default each has its own")
     parser.add_argument("--size", type=int, default=224, help="of the images")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--device", default="cpu", choices=["cpu"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--json", type=Path, default=RESULTS / "networks_cpu.json")
+    parser.add_argument("--json", type=Path, help="where the numbers go; by default benchmarks/results/")
     args = parser.parse_args()
+    args.compile = args.compile and not args.quick
+    path = args.json or RESULTS / f"networks_{args.device}.json"
     keep_freed_memory()
     import torch._inductor.config as inductor
 
     inductor.freezing = True
-    results = []
-    for threads in args.threads:
+    results: list[dict] = []
+    report = {"environment": environment(args, smpconv.backend_info()), "results": results}
+    print(json.dumps(report["environment"], indent=2))
+    for threads in args.threads if args.device == "cpu" else [torch.get_num_threads()]:
         torch.set_num_threads(threads)
         for what in args.cases:
             build, batches = CASES[what]
@@ -213,10 +218,8 @@ def main() -> None:
                 times = interleave(build(batch, args), args.device, 0.0 if args.quick else 4.0, least=3)
                 summaries = {name: summary(values) for name, values in times.items()}
                 results.append({"what": what, "batch": batch, "threads": threads, "times": summaries})
-    report = {"environment": environment(args, smpconv.backend_info()), "results": results}
-    print(json.dumps(report["environment"], indent=2))
+                write(path, report)
     print(table(results))
-    write(args.json, report)
 
 
 if __name__ == "__main__":
