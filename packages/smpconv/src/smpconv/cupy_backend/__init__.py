@@ -6,6 +6,13 @@ modules here say again in Python; a test compares the two. Importing this packag
 
 from __future__ import annotations
 
+from .depthwise import depthwise_conv2d, depthwise_conv2d_grad_input, depthwise_conv2d_grad_weight
 from .points import rasterize, rasterize_backward
 
-__all__ = ["rasterize", "rasterize_backward"]
+__all__ = [
+    "depthwise_conv2d",
+    "depthwise_conv2d_grad_input",
+    "depthwise_conv2d_grad_weight",
+    "rasterize",
+    "rasterize_backward",
+]
