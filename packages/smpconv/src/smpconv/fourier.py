@@ -149,6 +149,8 @@ DENSE_RATIO, DEPTHWISE_RATIO = 15, 21
 
 def pays(x: Tensor, weight: Tensor, padding: tuple[int, ...]) -> bool:
     """Whether spectra are the faster way, with as many zeros on each side as `padding` says."""
+    if not all(isinstance(length, int) for length in x.shape[2:]):  # transforms would fix what an export leaves open
+        return False
     if torch.compiler.is_compiling():  # sizes may be symbols, and a choice by them would fix them
         return x.dim() == weight.dim() and prod(weight.shape[2:]) >= (64 if x.dim() == 3 else 169)
     n, c, *lengths = x.shape

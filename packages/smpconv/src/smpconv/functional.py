@@ -76,6 +76,8 @@ def rasterize(
     same_device("weight", weight, "coords", coords)
     same_dtype("weight", weight, "coords", coords)
     _check_values(coords, radius)
+    if torch.onnx.is_in_onnx_export():
+        return reference.forward(coords, radius, weight, shape, bool(average), bool(flip))
     return ops.rasterize(coords, radius, weight, shape, bool(average), bool(flip))
 
 
@@ -114,6 +116,8 @@ def depthwise_conv2d(
     check_algorithm(algorithm)
     x, weight, bias = _alike(x, weight, bias)
     margins = weight.shape[1] // 2, weight.shape[2] // 2
+    if torch.onnx.is_in_onnx_export():
+        return F.conv2d(x, weight[:, None], bias, padding=margins, groups=len(weight))
     auto = algorithm == "auto" and x.device.type == "cpu" and x.numel() > 0 and fourier.pays(x, weight, margins)
     if not (algorithm == "fft" or auto) or x.numel() == 0:
         return ops.depthwise_conv2d(x, weight, bias)
@@ -152,7 +156,7 @@ def conv2d_long(
     check_algorithm(algorithm)
     x, weight, bias = _alike(x, weight, bias)
     margins = weight.shape[2] // 2, weight.shape[3] // 2
-    if x.numel() == 0:
+    if torch.onnx.is_in_onnx_export() or x.numel() == 0:
         algorithm = "direct"
     if algorithm == "direct" or (algorithm == "auto" and not fourier.pays(x, weight, margins)):
         return F.conv2d(x, weight, bias, padding=margins)
@@ -193,7 +197,7 @@ def causal_conv1d_long(
     _check_dense(x, weight, bias)
     check_algorithm(algorithm)
     x, weight, bias = _alike(x, weight, bias)
-    if x.numel() == 0:
+    if torch.onnx.is_in_onnx_export() or x.numel() == 0:
         algorithm = "direct"
     if algorithm == "direct" or (algorithm == "auto" and not fourier.pays(x, weight, (weight.shape[2] - 1,))):
         return _conv1d(F.pad(x, (weight.shape[2] - 1, 0)), weight, bias)
