@@ -300,3 +300,25 @@ def test_starts_on_the_meta_device(make, shape):
 )
 def test_prints_its_sizes(layer, text):
     assert repr(layer()) == text
+
+
+@pytest.mark.parametrize("reach", [-1.5, -1.0, -0.3, 0.0, 0.9, 1.3])
+def test_taps_before_any_point_are_left_out(reach):
+    """The result is that of the whole kernel, and so are the gradients."""
+    layer = SMPConv1d(2, 3, 41, 5, radius=0.1).double()
+    with torch.no_grad():
+        layer.coords.uniform_(reach, 1.3)
+        layer.coords[0, 0] = reach
+        layer.weight.normal_()
+    x, whole = torch.randn(2, 2, 41).double(), layer.kernel()
+    kept = layer.reached(whole)
+    assert 1 <= kept.shape[2] <= max(1, min(41, 20 * (1.1 - reach) + 2))
+    assert torch.equal(whole[:, :, -kept.shape[2] :], kept) and not whole[:, :, : -kept.shape[2]].any()
+    for algorithm in ("direct", "fft"):
+        layer.algorithm = algorithm
+        expected = reference.causal_conv1d_long(x, whole)
+        torch.testing.assert_close(layer(x), expected)
+        points = list(layer.parameters())
+        found = torch.autograd.grad(layer(x).square().sum(), points)
+        wanted = torch.autograd.grad(expected.square().sum(), points, retain_graph=True)
+        torch.testing.assert_close(found, wanted)

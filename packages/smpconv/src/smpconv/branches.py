@@ -80,6 +80,8 @@ class SMPBranches(nn.Module):
         if depthwise:
             large = large[0][:, None]
         small = self.small.weight
+        if isinstance(self.smp, SMPConv1d):  # without the zeros before what any point reaches
+            large = large[:, :, -max(self.smp.reached(large).shape[2], small.shape[2]) :]
         margins: list[int] = []
         for size, own in zip(reversed(large.shape[2:]), reversed(small.shape[2:])):
             margins += [size - own, 0] if large.dim() == 3 else [(size - own) // 2] * 2

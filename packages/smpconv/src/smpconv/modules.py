@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._common.checks import positive_int, positive_pair
-from .functional import LARGEST, causal_conv1d_long, conv2d_long, depthwise_conv2d
+from .functional import LARGEST, causal_conv1d_long, conv2d_long, depthwise_conv2d, shows_values
 from .irregular import irregular_conv1d
 from .points import PointKernel
 
@@ -68,7 +68,16 @@ class SMPConv1d(PointKernel):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (N, I, L) -> (N, O, L)
-        return causal_conv1d_long(x, self._current_kernel(), self.bias, algorithm=self.algorithm)
+        return causal_conv1d_long(x, self.reached(self._current_kernel()), self.bias, algorithm=self.algorithm)
+
+    def reached(self, kernel: Tensor) -> Tensor:
+        """The newest taps of the kernel, from the oldest one that a tent reaches: what is before is zero."""
+        if torch.jit.is_tracing() or not shows_values(self.coords, self.radius) or kernel.shape[2] < 2:
+            return kernel
+        with torch.no_grad():
+            oldest = (self.coords[:, :, 0] - self.radius).amin().item()
+        first = int((oldest + 1) / 2 * (kernel.shape[2] - 1))
+        return kernel[:, :, min(max(first, 0), kernel.shape[2] - 1) :]
 
     def irregular(self, x: Tensor, times: Tensor, spacing: float = 1.0) -> Tensor:  # (N, I, L), (N, L) -> (N, O, L)
         """The same for samples at `times`: see :func:`smpconv.irregular_conv1d`; `spacing` is that of regular ones."""
