@@ -141,7 +141,7 @@ def card(ran: Recipe, *, planned: Recipe, task: str, kind: str) -> dict[str, Any
     row = f"{'narrow ' if ran.smoke else ''}SMPConv TCN{KINDS[kind][0]}" if unchanged else ran.model
     dropped = ran.data_kwargs.get("drop_rate", 0)
     how = {"mask": "zeros and a mask", "times": "true lags"}[ran.data_kwargs.get("irregular", "mask")]
-    title = SETS[ran.data].title
+    title = SETS[ran.data].title if ran.data in SETS else ran.data
     found: dict[str, Any] = {
         "row": f"{row} on {title}" + (f", {dropped:.0%} dropped, {how}" if dropped else ""),
         "table": {f"SMPConv TCN on {SETS[TASKS[name]['data']].title}": f"{top1}" for name, top1 in RESULTS.items()},

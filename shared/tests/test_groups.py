@@ -93,6 +93,11 @@ def test_smpconv_is_grouped_as_its_own_function_says():
     assert found == {name: expected[id(p)] for name, p in network.named_parameters()}
 
 
+def test_sequences_take_no_cutmix():
+    with pytest.raises(training.ConfigError, match="cutmix is for images, and japanese_vowels has sequences"):
+        build.data(Recipe(data="japanese_vowels", cutmix=1.0))
+
+
 class Watched(nn.Module):
     def __init__(self) -> None:
         super().__init__()

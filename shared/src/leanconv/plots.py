@@ -27,7 +27,9 @@ def curves(records: Records, title: str, path: Path) -> None:
     loss.plot(when, [r["loss"] for r in steps], color=COLORS[0], alpha=0.3, lw=1)
     _line(loss, epochs, "train_loss", COLORS[0], "training, as augmented")
     _line(loss, epochs, "val_loss", COLORS[1], "test")
+    _line(loss, epochs, "validation_loss", COLORS[3], "validation")
     _line(accuracy, epochs, "top1", COLORS[1], "weights", percent=True)
+    _line(accuracy, epochs, "validation_top1", COLORS[3], "weights, on the validation split", percent=True)
     _line(accuracy, epochs, "ema_top1", COLORS[2], "averaged weights", percent=True)
     for line in accuracy.lines:
         line.set_label(f"{line.get_label()}, {line.get_ydata()[-1]:.2f} at the end")

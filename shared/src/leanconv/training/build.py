@@ -27,8 +27,14 @@ from leanconv.training.world import World
 
 
 def data(recipe: Recipe) -> Data:
-    """The recipe's data set, or as much of it as the recipe asks for."""
+    """The recipe's data set, or as much of it as the recipe asks for.
+
+    Raises:
+        ConfigError: the recipe asks for cutmix, and the data are sequences.
+    """
     whole = datasets.load(recipe.data, root=recipe.data_root, smoke=recipe.smoke, **recipe.data_kwargs)
+    if recipe.cutmix and len(whole.input_size(recipe.image_size)) != 3:
+        raise ConfigError(f"cutmix is for images, and {recipe.data} has sequences: mixup is for both")
     whole = whole if recipe.validation is None else whole.hold_out(recipe.validation)
     return whole.subset(recipe.train_images, recipe.test_images)
 
