@@ -236,6 +236,8 @@ def test_refuses_what_an_int_cannot_count():
     for shape in ((2**31, 1, 1), (1, 2**31, 1), (1, 1, 2**31)):
         with pytest.raises(ValueError, match="32 bits"):
             points.params(torch.zeros(1, 1, 1).expand(shape), (3,), False, False)
+    with pytest.raises(ValueError, match="32 bits"):
+        points.params(torch.zeros(1, 1, 1), (2**16, 2**15), False, False)
 
 
 def test_params_go_to_cupy_by_value():

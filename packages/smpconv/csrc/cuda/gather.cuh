@@ -46,10 +46,10 @@ __device__ inline void near(double place, double radius, int taps, bool turned, 
 }
 
 template <typename T>
-__device__ Reach reach_of(const Params& p, long long number) {
+__device__ Reach reach_of(const Params& p, int number) {
   Reach r;
-  r.group = static_cast<int>(number / p.points);
-  r.number = static_cast<int>(number - static_cast<long long>(r.group) * p.points);
+  r.group = number / p.points;
+  r.number = number - r.group * p.points;
   r.point = load_point<T>(p, number);
   r.row = 0, r.row_end = 1;
   if (p.dims == 2) near(r.point.place.row, r.point.radius, p.height, p.flip, &r.row, &r.row_end);
@@ -132,8 +132,8 @@ __device__ void average(const Params& p, int group, int count, List<T>* list) {
 
 // Adds what the listed taps give to this thread's channels from `channel` on, and to the point.
 template <typename T>
-__device__ void add(const Params& p, const Reach& r, int channel, int count, const List<T>& list,
-                    Accumulator<T> (&to_weight)[kAtOnce<T>], Accumulator<T> (&to_point)[3]) {
+__device__ void add_taps(const Params& p, const Reach& r, int channel, int count, const List<T>& list,
+                         Accumulator<T> (&to_weight)[kAtOnce<T>], Accumulator<T> (&to_point)[3]) {
   using A = Accumulator<T>;
   const long long row = static_cast<long long>(r.group) * p.channels + channel;
   const long long taps = static_cast<long long>(p.height) * p.width;
@@ -145,6 +145,7 @@ __device__ void add(const Params& p, const Reach& r, int channel, int count, con
     const bool exists = channel + c * kChannelStep < p.channels;
     weight[c] = exists ? widen(weights[static_cast<long long>(c) * kChannelStep * p.points]) : A(0);
   }
+#pragma unroll 2
   for (int i = static_cast<int>(threadIdx.x) % kTapLanes; i < count; i += kTapLanes) {
     const Vector<A, 4> touch = list.touches[i];
     const T* at = grad + list.taps[i];
@@ -205,7 +206,7 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads, 2) gather(const Params p) {
   using A = Accumulator<T>;
   List<T>* list = reinterpret_cast<List<T>*>(leanconv::dynamic_shared());
-  const Reach r = reach_of<T>(p, blockIdx.x);
+  const Reach r = reach_of<T>(p, static_cast<int>(blockIdx.x));
   const bool lost = is_lost<T>(p, r.group, list);
   const int taps = lost ? 0 : r.taps();
   const int mine = static_cast<int>(threadIdx.x) / kTapLanes;
@@ -219,7 +220,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather(const Params p) {
         count = list_touches(p, r, first, list);
         if (p.average) average(p, r.group, count, list);
       }
-      add(p, r, slice + mine, count, *list, to_weight, to_point);
+      add_taps(p, r, slice + mine, count, *list, to_weight, to_point);
     }
     store_weights<T>(p, r, slice + mine, lost, to_weight);
   }

@@ -20,8 +20,9 @@ using leanconv::dtype_of;
 using torch::stable::accelerator::DeviceGuard;
 
 points::Params make_params(const PointSizes& s, bool average, bool flip) {
-  STD_TORCH_CHECK(points::representable(s.groups, s.channels, s.points), s.groups, " groups of ", s.channels,
-                  " channels and ", s.points, " points are too many to count with 32 bits");
+  STD_TORCH_CHECK(points::representable(s.groups, s.channels, s.points, s.height * s.width), s.groups, " groups of ",
+                  s.channels, " channels and ", s.points, " points over ", s.height, "x", s.width,
+                  " taps are too many to count with 32 bits");
   points::Params p = {};
   p.groups = s.groups;
   p.channels = s.channels;

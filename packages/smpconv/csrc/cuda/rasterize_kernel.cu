@@ -30,8 +30,8 @@ void plan_spread(Params* params) {
 
 }  // namespace
 
-bool representable(int64_t groups, int64_t channels, int64_t points) {
-  return std::max({groups, channels, points}) <= kMaxCount;
+bool representable(int64_t groups, int64_t channels, int64_t points, int64_t taps) {
+  return std::max({groups, channels, points, taps}) <= kMaxCount;
 }
 
 void launch_spread(Params params, DType dtype, void* stream) {

@@ -41,13 +41,13 @@ struct Share {
     row = warp / p.across;
     segment = (warp - row * p.across) * p.depth;
     const int slice = kWarps / p.across * kChannels, slices = (p.channels + slice - 1) / slice;
-    const long long tiles = (static_cast<long long>(taps) + segments * 32 - 1) / (segments * 32);
-    const long long unit = static_cast<long long>(blockIdx.x) / slices;  // taps of neighbouring slices are the same
-    first_channel = static_cast<int>(blockIdx.x - unit * slices) * slice;
+    const int tiles = (taps + segments * 32 - 1) / (segments * 32);
+    const int unit = static_cast<int>(blockIdx.x) / slices;  // slices of the same taps follow each other
+    first_channel = (static_cast<int>(blockIdx.x) - unit * slices) * slice;
     channels = minimum(p.channels - first_channel, slice);
-    group = static_cast<int>(unit / tiles);
-    first_tap = static_cast<int>(unit - group * tiles) * segments * 32;
-    const int last_tap = static_cast<int>(minimum(first_tap + segments * 32LL, static_cast<long long>(taps))) - 1;
+    group = unit / tiles;
+    first_tap = (unit - group * tiles) * segments * 32;
+    const int last_tap = minimum(first_tap + segments * 32, taps) - 1;
     box.row = first_tap / p.width, box.last_row = last_tap / p.width;
     const bool one_row = box.row == box.last_row;
     box.column = one_row ? first_tap - box.row * p.width : 0;
@@ -116,8 +116,8 @@ __device__ void load_weights(const Params& p, const Share& s, int first, int cou
 
 // Adds what the same points give to this thread's taps and channels.
 template <typename T, int Depth>
-__device__ void add(const Share& s, int count, const Stage<T>& stage, Accumulator<T> (&sum)[Depth][kChannels],
-                    int (&touching)[Depth]) {
+__device__ void add_points(const Share& s, int count, const Stage<T>& stage, Accumulator<T> (&sum)[Depth][kChannels],
+                           int (&touching)[Depth]) {
   using A = Accumulator<T>;
   constexpr int kWide = 16 / sizeof(A);
   for (int i = 0; i < count; ++i) {
@@ -158,13 +158,13 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) spread(const
       raise_tents(p, s, first, count, stage);
       load_weights(p, s, first, count, stage);
       __syncthreads();
-      add<T, Depth>(s, count, *stage, sum, touching);
+      add_points<T, Depth>(s, count, *stage, sum, touching);
       __syncthreads();  // before the next points take their place
     }
   }
 #pragma unroll
   for (int d = 0; d < Depth; ++d) {
-    const long long tap = s.first_tap + (s.segment + d) * 32LL + s.lane;
+    const int tap = s.first_tap + (s.segment + d) * 32 + s.lane;
     if (tap >= s.taps) continue;
     const A divisor = p.average ? static_cast<A>(touching[d] + 1e-6) : A(1);
 #pragma unroll

@@ -63,12 +63,14 @@ def rasterize_backward(
 def params(weight: Tensor, size: tuple[int, ...], average: bool, flip: bool) -> Params:
     """What both launches are told."""
     groups, channels, points = weight.shape
-    if max(groups, channels, points) > MAX_COUNT:
+    height, width = size if len(size) == 2 else (1, size[0])
+    if max(groups, channels, points, height * width) > MAX_COUNT:
         raise ValueError(  # ctypes would cut off what an int does not hold, without a word
-            f"{groups} groups of {channels} channels and {points} points are too many to count with 32 bits."
+            f"{groups} groups of {channels} channels and {points} points over {height}x{width} taps are too many to "
+            "count with 32 bits."
         )
-    a = Params(groups=groups, channels=channels, points=points, dims=len(size), average=average, flip=flip)
-    a.height, a.width = size if len(size) == 2 else (1, size[0])
+    a = Params(groups=groups, channels=channels, points=points, dims=len(size), height=height, width=width)
+    a.average, a.flip = average, flip
     return a
 
 
