@@ -167,7 +167,7 @@ def _series() -> Iterator[SeriesSet]:
         yield SeriesSet(
             name, title, 10, chans, length, (24_482, 5_246, 5_247),
             advice="unpack speech_commands_v0.02.tar.gz there, so that the folders yes, no, ... lie in it",
-            find=series.find_speech, read=read,
+            find=series.find_speech, read=read, folder="speech_commands",
         )  # fmt: skip
 
 
