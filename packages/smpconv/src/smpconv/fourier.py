@@ -144,7 +144,7 @@ def _window(t: Tensor, at: tuple[int, ...], lengths: tuple[int, ...]) -> Tensor:
 
 # Products of a direct convolution that take as long as one element of a transform, per factor log2(size). Measured
 # forward and backward on one core with AVX-512, of F.conv1d and F.conv2d, and of this package's depthwise kernels.
-DENSE_RATIO, DEPTHWISE_RATIO = 15, 21
+DENSE_RATIOS, DEPTHWISE_RATIO = {1: 9, 2: 16}, 17
 
 
 def pays(x: Tensor, weight: Tensor, padding: tuple[int, ...]) -> bool:
@@ -162,7 +162,7 @@ def pays(x: Tensor, weight: Tensor, padding: tuple[int, ...]) -> bool:
         products *= length * taps if not depthwise else length * (2 * reach + 1) - reach * (reach + 1)
     transforms = (2 * n + 1) * c if depthwise else n * c + len(weight) * c + n * len(weight)
     products *= n * c * (1 if depthwise else len(weight))
-    return products > (DEPTHWISE_RATIO if depthwise else DENSE_RATIO) * transforms * units * log2(units)
+    return products > (DEPTHWISE_RATIO if depthwise else DENSE_RATIOS[len(lengths)]) * transforms * units * log2(units)
 
 
 def fast_size(least: int) -> int:
