@@ -14,23 +14,29 @@ import torch
 
 from smpconv import ops
 from smpconv._common.device_code import C_TYPES
-from smpconv.cupy_backend.launch import CODE
+from smpconv.cupy_backend.depthwise import CONVOLVE, GRAD_WEIGHT
+from smpconv.cupy_backend.launch import CODE, instance
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
 NVCC = shutil.which(
     "nvcc", path=f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin{os.pathsep}{os.environ['PATH']}"
 )
-SOURCES = {"points": "rasterize_kernel.cu"}
+SOURCES = {"points": "rasterize_kernel.cu", "depthwise": "depthwise_kernel.cu"}
 
 
-def instances(part: str, t: str) -> list[str]:
-    """Every kernel that can be launched for tensors of one type."""
-    return [f"spread<{t}, 1>", f"spread<{t}, 4>", f"gather<{t}>"]
+def instances(part: str, dtype: torch.dtype) -> list[str]:
+    """Every kernel that can be launched for tensors of one dtype."""
+    if part == "points":
+        return [*(instance("spread", dtype, depth) for depth in (1, 4)), instance("gather", dtype)]
+    crossed = {True: "true", False: "false"}
+    return [
+        *(instance("convolve", dtype, i.sums, i.copies, crossed[i.crossed]) for i in CONVOLVE),
+        *(instance("grad_weight", dtype, i.sums, crossed[i.crossed]) for i in GRAD_WEIGHT),
+        instance("finish", dtype),
+    ]
 
 
-KERNELS = {
-    part: [f"smpconv::{part}::{kernel}" for t in C_TYPES.values() for kernel in instances(part, t)] for part in SOURCES
-}
+KERNELS = {part: [f"smpconv::{part}::{kernel}" for t in C_TYPES for kernel in instances(part, t)] for part in SOURCES}
 parts = pytest.mark.parametrize("part", SOURCES)
 
 
@@ -99,6 +105,6 @@ def test_the_library_registers_cuda_kernels():
     """Loaded beside a CUDA build of torch, with or without a GPU."""
     if ops.backends.why["cuda"]:
         pytest.skip(ops.backends.why["cuda"])
-    for op in ("rasterize", "rasterize_backward"):
+    for op in ops.SCHEMAS:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"smpconv::{op}", "CUDA")
     assert re.fullmatch(r"sm_\d+(, sm_\d+)*", torch.ops.smpconv.cuda_archs())
