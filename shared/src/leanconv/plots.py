@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-COLORS = ("#2a6fbb", "#d9692c", "#2e8b57", "#8a5fb4", "#b8912a", "#4d4d4d")
+COLORS = ("#2a6fbb", "#d9692c", "#2e8b57", "#8a5fb4", "#b8912a", "#4d4d4d", "#c2508f", "#3f9d9d")
 INK, FAINT = "#333333", "#dddddd"
+LEGIBLE = 5  # rows that a legend between curves can name; the labels beside have the colours too
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -62,7 +63,8 @@ def comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         final.plot(values, [place] * len(values), "o", ms=8, color=color, mec="white", mew=1.2)
         text = (sum(values) / len(values), place)
         final.annotate(row["text"], text, (0, 9), textcoords="offset points", ha="center", color=INK, fontsize=9)
-    over.legend(frameon=False, fontsize=8)
+    if len(rows) <= LEGIBLE:
+        over.legend(frameon=False, fontsize=8)
     over.set_xlabel("epoch", color=INK)
     over.xaxis.set_major_locator(MaxNLocator(integer=True))
     final.set_yticks(range(len(rows)), [row["label"] for row in rows])
@@ -73,6 +75,8 @@ def comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     _style(over, "Test accuracy (top-1, %), of averaged weights where there are any")
     _style(final, "After the last epoch (%)")
     final.tick_params(axis="y", length=0)
+    for place, label in enumerate(final.get_yticklabels()):
+        label.set_color(COLORS[place % len(COLORS)])
     figure.savefig(path)
 
 
