@@ -88,7 +88,7 @@ def animate(history: Sequence[Moment], path: Path, size: Sequence[int], *, avera
     shown = _shown(history, tuple(size))
     frames = []
     for index, taps in enumerate(kernels):
-        figure = Figure(figsize=(8, 4.2), dpi=90, layout="constrained")
+        figure = Figure(figsize=(8, 4.2), dpi=72, layout="constrained")
         figure.suptitle(f"{title}, step {history[index][0]:,}", x=0.01, ha="left", fontsize=10, color=INK)
         left, right = figure.subplots(1, 2)
         _draw_points(left, history[: index + 1], shown, colors)
@@ -96,7 +96,7 @@ def animate(history: Sequence[Moment], path: Path, size: Sequence[int], *, avera
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         frames.append(
-            Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+            Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64, dither=Image.Dither.NONE)
         )
     pauses = [200] * (len(frames) - 1) + [1500]  # milliseconds
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=pauses, loop=0)
