@@ -13,8 +13,11 @@ constexpr int kMaxSegments = 8;       // of a block, 32 taps each
 constexpr int kPadding = 4;           // of a point's weights, so that writing them meets few bank conflicts
 constexpr unsigned kLost = 1u << 16;  // beside a warp's number of points
 
+// In shared memory at once: points, and tents of theirs over the block's taps.
 template <typename T>
-constexpr int kPoints = 64 / sizeof(Accumulator<T>);  // in shared memory at once
+constexpr int kPoints = 256 / sizeof(Accumulator<T>);
+template <typename T>
+constexpr int kTents = 64 * kPoints<T>;
 
 // What a block has in shared memory.
 template <typename T>
@@ -24,7 +27,7 @@ struct Stage {
   int numbers[kThreads];   // theirs in the group
   unsigned counts[kWarps];
   unsigned masks[kPoints<T>][kMaxSegments];  // which taps of a segment a point touches
-  A tents[kPoints<T>][kMaxSegments * 32];
+  A tents[kTents<T>];                        // point by point
   alignas(16) A weights[kPoints<T>][kWarps * kChannels + kPadding];
 };
 
@@ -95,23 +98,24 @@ __device__ void raise_tents(const Params& p, const Share& s, int first, int coun
     const Point point = stage->points[first + i];
     const double length = distance(point.place, place);
     const bool touches = exists && length < point.radius;
-    stage->tents[i][at] = touches ? static_cast<Accumulator<T>>(1 - length / point.radius) : Accumulator<T>(0);
+    stage->tents[i * s.segments * 32 + at] =
+        touches ? static_cast<Accumulator<T>>(1 - length / point.radius) : Accumulator<T>(0);
     const unsigned mask = __ballot_sync(kWarpMask, touches);
     if (s.lane == 0) stage->masks[i][segment] = mask;
   }
 }
 
-// Weights of the same points for the block's channels.
+// Weights of the same points for the block's channels. A thread has one point.
 template <typename T>
 __device__ void load_weights(const Params& p, const Share& s, int first, int count, Stage<T>* stage) {
-  const T* weight =
-      static_cast<const T*>(p.weight) + (static_cast<long long>(s.group) * p.channels + s.first_channel) * p.points;
-  for (int j = static_cast<int>(threadIdx.x); j < s.channels * kPoints<T>; j += kThreads) {
-    const int channel = j / kPoints<T>, i = j % kPoints<T>;
-    if (i < count)
-      stage->weights[i][channel] =
-          widen(weight[static_cast<long long>(channel) * p.points + stage->numbers[first + i]]);
-  }
+  constexpr int kRows = kThreads / kPoints<T>;
+  const int i = static_cast<int>(threadIdx.x) % kPoints<T>, row = static_cast<int>(threadIdx.x) / kPoints<T>;
+  if (i >= count) return;
+  const long long channel = static_cast<long long>(s.group) * p.channels + s.first_channel;
+  const T* weight = static_cast<const T*>(p.weight) + channel * p.points + stage->numbers[first + i];
+#pragma unroll 4
+  for (int c = row; c < s.channels; c += kRows)
+    stage->weights[i][c] = widen(weight[static_cast<long long>(c) * p.points]);
 }
 
 // Adds what the same points give to this thread's taps and channels.
@@ -135,7 +139,7 @@ __device__ void add_points(const Share& s, int count, const Stage<T>& stage, Acc
 #pragma unroll
     for (int d = 0; d < Depth; ++d) {
       if (masks[d] == 0) continue;
-      const A tent = stage.tents[i][(s.segment + d) * 32 + s.lane];
+      const A tent = stage.tents[(i * s.segments + s.segment + d) * 32 + s.lane];
       touching[d] += masks[d] >> s.lane & 1;
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) sum[d][c] += weight[c] * tent;
@@ -151,10 +155,11 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) spread(const
   A sum[Depth][kChannels] = {};
   int touching[Depth] = {};
   bool lost = false;
+  const int most = minimum(kPoints<T>, kTents<T> / (s.segments * 32));
   for (int chunk = 0; chunk < p.points; chunk += kThreads) {
     const int found = collect(p, s, chunk, stage, &lost);
-    for (int first = 0; first < found; first += kPoints<T>) {
-      const int count = minimum(found - first, kPoints<T>);
+    for (int first = 0; first < found; first += most) {
+      const int count = minimum(found - first, most);
       raise_tents(p, s, first, count, stage);
       load_weights(p, s, first, count, stage);
       __syncthreads();

@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from .launch import WARPS, ceil_ratio, empty, instance, launch
+from .launch import THREADS, WARPS, ceil_ratio, empty, instance, launch
 
 MAX_COUNT = 1 << 30
 BLOCKS_WANTED = 512
@@ -91,18 +91,17 @@ def spread_blocks(a: Params) -> int:
 
 def stage_bytes(dtype: torch.dtype) -> int:
     """Of `Stage` in C++."""
-    points, bytes_ = _at_once(dtype)
-    listed = WARPS * 32 * (3 * 8 + 4) + WARPS * 4
-    return listed + points * (MAX_SEGMENTS * (4 + 32 * bytes_) + (WARPS * CHANNELS + 4) * bytes_)
+    bytes_ = _sum_bytes(dtype)
+    points = 256 // bytes_
+    listed = THREADS * (3 * 8 + 4) + WARPS * 4
+    return listed + points * (MAX_SEGMENTS * 4 + (64 + WARPS * CHANNELS + 4) * bytes_)
 
 
 def list_bytes(dtype: torch.dtype) -> int:
     """Of `List` in C++."""
-    _, bytes_ = _at_once(dtype)
+    bytes_ = _sum_bytes(dtype)
     return TOUCHES * (4 * bytes_ + 4) + WARPS * 4 + 3 * WARPS * bytes_
 
 
-def _at_once(dtype: torch.dtype) -> tuple[int, int]:
-    """Points in shared memory at once, and bytes of a sum."""
-    bytes_ = 8 if dtype == torch.float64 else 4
-    return 64 // bytes_, bytes_
+def _sum_bytes(dtype: torch.dtype) -> int:
+    return 8 if dtype == torch.float64 else 4
