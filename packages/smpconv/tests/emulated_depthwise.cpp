@@ -3,6 +3,7 @@
 #include <map>
 
 #include "cuda/depthwise_kernel.cu"
+#include "cuda/depthwise_sums.cu"
 
 namespace smpconv::depthwise {
 
@@ -26,11 +27,9 @@ void add(Kernels* kernels, const std::string& type) {
   add_convolve<T, 16, 2, false>(kernels, type);
   add_convolve<T, 8, 4, false>(kernels, type);
   add_convolve<T, 28, 1, true>(kernels, type);
-  add_convolve<T, 16, 2, true>(kernels, type);
   add_convolve<T, 14, 2, true>(kernels, type);
   add_convolve<T, 8, 4, true>(kernels, type);
   add_grad_weight<T, 32, false>(kernels, type);
-  add_grad_weight<T, 28, false>(kernels, type);
   add_grad_weight<T, 16, false>(kernels, type);
   add_grad_weight<T, 8, false>(kernels, type);
   add_grad_weight<T, 16, true>(kernels, type);

@@ -21,7 +21,7 @@ CSRC = Path(__file__).resolve().parents[1] / "csrc"
 NVCC = shutil.which(
     "nvcc", path=f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin{os.pathsep}{os.environ['PATH']}"
 )
-SOURCES = {"points": "rasterize_kernel.cu", "depthwise": "depthwise_kernel.cu"}
+SOURCES = {"points": ["rasterize_kernel.cu"], "depthwise": ["depthwise_kernel.cu", "depthwise_sums.cu"]}
 
 
 def instances(part: str, dtype: torch.dtype) -> list[str]:
@@ -73,11 +73,14 @@ def test_nvrtc_compiles_every_kernel(part, arch):
 def test_nvcc_compiles_without_spilling(part, arch, tmp_path):
     target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
     command = [NVCC, "-std=c++17", "-O3", f"-I{CSRC}", target, "-Xptxas=-v", "-cubin"]
-    command += [str(CSRC / "cuda" / SOURCES[part]), "-o", str(tmp_path / "k.cubin")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-4000:]
-    assert "warning" not in result.stderr
-    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", result.stderr)
+    frames = []
+    for source in SOURCES[part]:
+        files = [str(CSRC / "cuda" / source), "-o", str(tmp_path / "k.cubin")]
+        result = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr[-4000:]
+        assert "warning" not in result.stderr
+        report = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+        frames += re.findall(report, result.stderr)
     assert len(frames) == len(KERNELS[part])
     assert not any(int(size) for frame in frames for size in frame), frames
 
@@ -88,7 +91,7 @@ def test_points_are_read_from_shared_memory_sixteen_bytes_at_a_time(tmp_path):
     """In the inner loops of both directions, as their PTX shows."""
     ptx = tmp_path / "k.ptx"
     command = [NVCC, "-std=c++17", "-O3", f"-I{CSRC}", "-arch=compute_90", "-ptx"]
-    subprocess.run([*command, str(CSRC / "cuda" / SOURCES["points"]), "-o", str(ptx)], check=True)
+    subprocess.run([*command, str(CSRC / "cuda" / SOURCES["points"][0]), "-o", str(ptx)], check=True)
     code = dict(re.findall(r"\.entry (\w+)\((.*?)(?=\.entry |\Z)", ptx.read_text(), flags=re.DOTALL))
     assert len(code) == len(KERNELS["points"])
     for name, text in code.items():
@@ -98,7 +101,8 @@ def test_points_are_read_from_shared_memory_sixteen_bytes_at_a_time(tmp_path):
 @parts
 def test_device_sources_include_no_host_header(part):
     assert not re.findall(r"#include <.*>", CODE[part].source())
-    assert "torch" not in (CSRC / "cuda" / SOURCES[part]).read_text().replace("No torch header", "")
+    for source in SOURCES[part]:
+        assert "torch" not in (CSRC / "cuda" / source).read_text().replace("No torch header", "")
 
 
 def test_the_library_registers_cuda_kernels():

@@ -6,6 +6,8 @@ Nothing here says how fast the kernels are, and nothing replaces `-m gpu` (see c
 from __future__ import annotations
 
 import ctypes
+import functools
+import importlib
 import importlib.util
 import math
 import sys
@@ -14,7 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from smpconv import reference
+import smpconv
+from smpconv import ops, reference
 from smpconv._common import device_code
 from smpconv.cupy_backend import depthwise, launch
 
@@ -190,7 +193,9 @@ def test_blocks_with_several_shares_of_the_work(kernels, monkeypatch, layout):
     """As with large layers: several channels in a block, several blocks for the sums of a tap."""
     monkeypatch.setattr(depthwise, "MAX_SHARED", 24 * 1024)
     for wanted in (1, 7, 1 << 20):
-        monkeypatch.setattr(depthwise, "BLOCKS_WANTED", wanted)
+        for name in ("BLOCKS_WANTED", "FEW_BLOCKS"):
+            monkeypatch.setattr(depthwise, name, wanted)
+        monkeypatch.setattr(depthwise, "SUM_BLOCKS_WANTED", wanted)
         check(*run(kernels, (21, 6, 14, 14), (5, 5), torch.float64, layout), torch.float64)
         check(*run(kernels, (3, 5, 31, 9), (7, 17), torch.float64, layout), torch.float64)
 
@@ -297,6 +302,46 @@ def test_the_library_launches_as_python_does(kernels, monkeypatch, library, dtyp
     monkeypatch.setattr(depthwise, "launch", run_native)
     assert all(torch.equal(a, b) for a, b in zip(all_results(), expected))
     assert launched <= set(instances(dtype)) and len(launched) > 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("numbers", ["normal", "integers"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:])
+def test_the_contract_holds(kernels, monkeypatch, dtype, numbers):
+    """The samples of tests/contract, in all layouts, forward and backward, through the public function."""
+    monkeypatch.syspath_prepend(EMULATOR.parents[1] / "contract")
+    contract = importlib.import_module("contract")
+    draw_sample, called = getattr(contract, numbers), set()
+    names = [name for name in ops.KERNELS if name.startswith("depthwise_conv2d")]
+
+    def kernel(name):
+        return lambda *args: called.add(name) or getattr(kernels, name)(*args)
+
+    def upstream(out):
+        return draw_sample(1)(*out.shape).to(dtype)
+
+    for name in names:  # kernels of CPU tensors too
+        monkeypatch.setitem(ops.KERNELS, name, kernel(name))
+    with smpconv.use_backend("reference"):
+        for op in contract.discover():
+            if op.function is not smpconv.depthwise_conv2d:
+                continue
+            first = op.differentiable[0]
+            for name, sample in op.samples(draw_sample()).items():
+                if numbers == "integers" and not op.exact(sample):
+                    continue
+                inputs = contract.convert(sample, "cpu", dtype)
+                tensors = {key for key in op.differentiable if inputs.get(key) is not None}
+                wide = {key: value.double() if key in tensors else value for key, value in inputs.items()}
+                expected = contract.with_gradients(op, op.reference, wide, lambda out: upstream(out).double())
+                for layout, lay_out in contract.LAYOUTS.items():
+                    given = {**inputs, first: lay_out(inputs[first])}
+                    got = contract.with_gradients(op, op.function, given, upstream)
+                    tolerance = functools.partial(op.tolerance, dtype=dtype)
+                    contract.assert_close(got, expected, tolerance, of=f"{op} {name} {layout}")
+                    if numbers == "integers":
+                        assert all(torch.equal(t, expected[part].to(dtype)) for part, t in got.items())
+    assert called == set(names)
 
 
 def drawing(seed):

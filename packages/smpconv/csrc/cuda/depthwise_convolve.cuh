@@ -28,8 +28,7 @@ struct ConvolveLayout {
     lead = pad + (p.crossed ? 0 : side);
     // A row's right margin is the next one's left margin, unless pixels of another block stand there.
     pitch = whole(lead + columns + (columns < p.width ? side : 0));
-    tile_rows = p.rows + p.kernel_rows - 1;
-    if (tile_rows > p.height) tile_rows = p.height;
+    tile_rows = rows_met(p);
     planes = p.images * p.copies * p.group;
     plane = bank_aligned(tile_rows * pitch, -p.segments);
     weight_pitch = odd_whole(steps + pad + (p.crossed ? ring - 4 : 0));

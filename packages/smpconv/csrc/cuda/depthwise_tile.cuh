@@ -22,6 +22,14 @@ __host__ __device__ inline int bank_aligned(int count, int vectors) {
   return (units + ((vectors - units) % 8 + 8) % 8) * 4;
 }
 
+// Rows of the image that a band of `rows` rows and as many rows of the kernel as are taken at once meet.
+__host__ __device__ inline int rows_met(const Params& p) {
+  int most = p.rows + p.kernel_rows - 1;
+  // Every band is the first or the last one, and beyond the image there is nothing.
+  if (p.kernel_rows == p.kernel_h && 2 * p.rows >= p.height) most = p.rows + p.kernel_h / 2;
+  return most < p.height ? most : p.height;
+}
+
 // A box of pixels: `images` from `image` on, and so forth. All are pixels of the images.
 struct Box {
   int image, images, channel, channels, row, rows, column, columns;

@@ -17,7 +17,10 @@ MAX_SHARED = 64 * 1024
 MAX_SEGMENTS = 4
 MAX_ROWS = 32
 LAST_CHANNELS = 4
+FEW_ROWS = 8
+FEW_BLOCKS = 256
 BLOCKS_WANTED = 1024
+SUM_BLOCKS_WANTED = 2048
 SUM_COLUMNS = 256
 PART_COLUMNS = 24
 MAX_SPLITS = 256
@@ -45,10 +48,10 @@ class Instance(NamedTuple):
 ALONG, CROSSED = False, True
 CONVOLVE = [
     *(Instance(sums, copies, ALONG) for sums, copies in ((28, 1), (16, 2), (8, 4))),
-    *(Instance(sums, copies, CROSSED) for sums, copies in ((28, 1), (16, 2), (14, 2), (8, 4))),
+    *(Instance(sums, copies, CROSSED) for sums, copies in ((28, 1), (14, 2), (8, 4))),
 ]
 GRAD_WEIGHT = [
-    *(Instance(sums, 1, ALONG) for sums in (32, 28, 16, 8)),
+    *(Instance(sums, 1, ALONG) for sums in (32, 16, 8)),
     *(Instance(sums, 1, CROSSED) for sums in (16, 14, 8)),
 ]
 
@@ -106,12 +109,21 @@ def plan_convolve(p: Params, bytes_: int, last: bool) -> None:
     p.segments = even_part(ceil_ratio(p.width, p.sums), MAX_SEGMENTS)
     threads = min(THREADS, MAX_SHARED // ((p.sums * p.copies | 1) * size)) // p.segments
     p.group = min(p.channels, LAST_CHANNELS) if last else 1
-    p.rows = even_part(p.height, min(MAX_ROWS, threads // p.group))
-    p.images = even_part(ceil_ratio(p.batch, p.copies), threads // (p.group * p.rows))
+    _plan_tile(p, threads)
+    if _convolve_blocks(p) < FEW_BLOCKS:
+        p.group = 1
+        _plan_tile(p, threads)
     p.kernel_rows = p.kernel_h
     spare = min(threads // (p.rows * p.images), _convolve_blocks(p) * p.group // BLOCKS_WANTED)
     p.group = even_part(p.channels, max(spare, p.group))
-    _fit(p, size, _convolve_numbers, "images", "group", "kernel_rows", "rows")
+    while _convolve_numbers(p) * size > MAX_SHARED:
+        if p.kernel_rows > FEW_ROWS:
+            _halve(p, "kernel_rows")
+        elif p.images > 1:
+            p.images -= 1
+        elif not _halve(p, "group", "kernel_rows", "rows"):
+            break
+    p.shared_bytes = _convolve_numbers(p) * size
 
 
 def plan_grad_weight(p: Params, bytes_: int, last: bool) -> None:
@@ -126,9 +138,14 @@ def plan_grad_weight(p: Params, bytes_: int, last: bool) -> None:
     p.images = 32 // p.parts
     while p.images >= 2 * p.batch:
         p.images //= 2
-    _fit(p, size, _sum_numbers, "images", "")
+    while _sum_numbers(p) * size > MAX_SHARED and _halve(
+        p, "images", *(("rows",) if p.rows > p.kernel_rows else ("kernel_rows",))
+    ):
+        pass
+    p.shared_bytes = _sum_numbers(p) * size
     units = ceil_ratio(p.batch, p.images) * ceil_ratio(p.height, p.rows) * ceil_ratio(p.width, p.columns)
-    p.splits = max(min(BLOCKS_WANTED // (p.channels * _chunks(p)), units, MAX_SPLITS), 1)
+    wanted = max(SUM_BLOCKS_WANTED // (p.channels * _chunks(p)), 1)
+    p.splits = ceil_ratio(units, max(ceil_ratio(units, wanted), ceil_ratio(units, MAX_SPLITS)))
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool) -> Tensor:
@@ -142,6 +159,11 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool) -> T
     name = instance("convolve", x.dtype, p.sums, p.copies, _bool(p.crossed))
     launch("depthwise", name, p, _convolve_blocks(p), p.shared_bytes, x.device)
     return y
+
+
+def _plan_tile(p: Params, threads: int) -> None:
+    p.rows = even_part(p.height, min(MAX_ROWS, threads // p.group))
+    p.images = even_part(ceil_ratio(p.batch, p.copies), threads // (p.group * p.rows))
 
 
 def _choose(instances: list[Instance], p: Params, cost: Callable[[Instance, Params], int | None]) -> None:
@@ -168,15 +190,17 @@ def _sum_cost(i: Instance, p: Params) -> int | None:
     return ceil_ratio(p.kernel_w, i.sums) * (4 * i.sums * p.width + 8 * (2 * read + _ring(i.sums)))
 
 
-def _fit(p: Params, size: int, count: Callable[[Params], int], *names: str) -> None:
-    """Halves what may be made smaller, in this order, until a block's shared memory suffices."""
-    while count(p) * size > MAX_SHARED:
-        rows = "rows" if p.rows > p.kernel_rows else "kernel_rows"
-        name = next((n for n in names if n and getattr(p, n) > 1), rows if "" in names else names[-1])
-        if getattr(p, name) == 1:
-            break
+def _rows_met(p: Params) -> int:
+    edges = p.kernel_rows == p.kernel_h and 2 * p.rows >= p.height
+    return min(p.rows + (p.kernel_h // 2 if edges else p.kernel_rows - 1), p.height)
+
+
+def _halve(p: Params, *names: str) -> bool:
+    """Halves the first of these numbers that is not 1; returns whether there was one."""
+    name = next((name for name in names if getattr(p, name) > 1), None)
+    if name:
         setattr(p, name, (getattr(p, name) + 1) // 2)
-    p.shared_bytes = count(p) * size
+    return name is not None
 
 
 def _convolve_blocks(p: Params) -> int:
@@ -198,8 +222,7 @@ def _convolve_numbers(p: Params) -> int:
     steps = p.width if p.crossed else p.kernel_w
     columns, pad = min(p.segments * p.sums, p.width), _pad(steps)
     pitch = _whole(pad + (0 if p.crossed else side) + columns + (side if columns < p.width else 0))
-    tile_rows = min(p.rows + p.kernel_rows - 1, p.height)
-    plane = _bank_aligned(tile_rows * pitch, -p.segments)
+    plane = _bank_aligned(_rows_met(p) * pitch, -p.segments)
     weights = p.group * _bank_aligned(p.kernel_rows * _odd_whole(steps + pad + (ring - 4 if p.crossed else 0)), 1)
     units = p.rows * p.group * p.images * p.segments
     return max(weights + p.images * p.copies * p.group * plane + steps + pad + ring, units * (p.sums * p.copies | 1))
@@ -211,11 +234,10 @@ def _sum_numbers(p: Params) -> int:
     steps = p.columns if p.parts == 1 else _whole(ceil_ratio(p.columns, p.parts))
     pad = 0 if p.crossed else _pad(steps)
     phases = 32 // (p.images * p.parts)
-    tile_rows = min(p.rows + p.kernel_rows - 1, p.height)
     grad_pitch = _odd_whole(p.sums if p.crossed else pad + p.parts * steps)
     pitch = _odd_whole(p.sums if p.crossed else pad + side + p.columns + (side if p.columns < p.width else 0))
     grad_plane = _bank_aligned(p.rows * grad_pitch, phases * (grad_pitch // 4))
-    plane = _bank_aligned(tile_rows * pitch, phases * (pitch // 4))
+    plane = _bank_aligned(_rows_met(p) * pitch, phases * (pitch // 4))
     zeros = _whole(p.sums if p.crossed else steps + pad + _ring(p.sums) + p.segments * p.sums)
     return p.images * (grad_plane + plane) + zeros + p.kernel_rows * p.kernel_w + 1
 
