@@ -58,13 +58,15 @@ def measure(k: int, channels: int, points: int, seconds: float, device: str) -> 
         return as_written(coords, radius, weight, grid)
 
     def ours() -> Tensor:
-        return smpconv.rasterize(coords, radius, weight, k, average=False, flip=True).squeeze(0)
+        return smpconv.rasterize(coords, radius, weight, k, average=False, flip=True)
 
-    torch.testing.assert_close(ours(), eager(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours()[0], eager(), rtol=1e-4, atol=1e-5)
 
     def training(build):
+        upstream = grad.view_as(build())
+
         def step() -> None:
-            torch.autograd.grad(build(), (coords, radius, weight), grad)
+            torch.autograd.grad(build(), (coords, radius, weight), upstream)
 
         return step
 

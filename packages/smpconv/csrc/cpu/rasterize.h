@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/pack.h"
-#include "cpu/rasterize_job.h"
+#include "cpu/touches.h"
 
 namespace smpconv {
 namespace {
@@ -12,7 +12,7 @@ inline int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 // Tiles of as many taps as a vector has lanes, turned one at a time: most are touched by no point.
 int64_t rasterize_scratch(const RasterizeParams& p) {
   constexpr int64_t most = LEVEL_BYTES / sizeof(float);
-  return round_up(p.height * p.width, most) + round_up(p.points, most) * (p.dims + 2);
+  return round_up(p.height * p.width + kStep, most) + round_up(p.points, most) * (p.dims + 2);
 }
 
 // Steps of one number from point to point, or from tap to tap, and `count` between channels.
@@ -25,33 +25,54 @@ inline void unpack_numbers(const Sum<T>* in, int64_t count, int64_t channels, in
   unpack_pixels(in, count == 1 ? channels : 1, count, channels, n, out);
 }
 
+// image[t] *= share[t] for n taps.
+template <class A>
+inline void share_out(A* image, const A* share, int64_t n) {
+  for (int64_t t = 0; t < n; ++t) store(image + t * kLanes<A>, load(image + t * kLanes<A>) * share[t]);
+}
+
+// image[tap] += w * phi for all points and their taps.
+template <class A>
+inline void add_tents(const RasterizeParams& p, const Touches& touches, const A* weight, A* image) {
+  constexpr int64_t lanes = kLanes<A>;
+  const A* phi = static_cast<const A*>(touches.phi);
+  const int64_t* starts = touches.starts;
+  const int32_t* taps = touches.taps;
+  for (int64_t i = 0; i < p.points; ++i) {
+    const Vector<A> w = load(weight + i * lanes);
+    for (int64_t j = starts[i]; j < starts[i + 1]; j += kStep) {
+#pragma GCC unroll 8
+      for (int64_t k = 0; k < kStep; ++k) {
+        A* at = image + taps[j + k] * lanes;
+        store(at, load(at) + w * phi[j + k]);
+      }
+    }
+  }
+}
+
 template <class T>
 void rasterize_of(const RasterizeParams& p, const RasterizeTask& task) {
   using A = Sum<T>;
   constexpr int64_t lanes = kLanes<A>;
   const int64_t taps = p.height * p.width;
   const Touches& touches = *task.touches;
-  const A* phi = static_cast<const A*>(touches.phi);
   A* image = static_cast<A*>(task.scratch);
-  A* weight = image + round_up(taps, lanes) * lanes;
-  pack_numbers(static_cast<const T*>(task.weight), p.points, task.channels, p.points, weight);
-  for (int64_t t = 0; t < taps; t += lanes)
-    if (touches.live[t / lanes])
-      for (int64_t i = 0; i < lanes; ++i) store(image + (t + i) * lanes, Vector<A>{});
-  for (int64_t i = 0; i < p.points; ++i) {
-    const Vector<A> w = load(weight + i * lanes);
-    for (int64_t j = touches.starts[i]; j < touches.starts[i + 1]; ++j) {
-      A* at = image + touches.taps[j] * lanes;
-      store(at, load(at) + w * phi[j]);
-    }
-  }
-  T* out = static_cast<T*>(task.out);
-  for (int64_t t = 0; t < taps; t += lanes) {
-    const int64_t n = min(lanes, taps - t);
-    if (touches.live[t / lanes]) {
-      unpack_numbers(image + t * lanes, taps, task.channels, n, out + t);
-    } else {
-      for (int64_t c = 0; c < task.channels; ++c) store_up_to(out + c * taps + t, Vector<A>{}, n);
+  A* weight = image + round_up(taps + kStep, lanes) * lanes;
+  for (int64_t c = 0; c < task.channels; c += lanes) {
+    const int64_t channels = min(lanes, task.channels - c);
+    pack_numbers(static_cast<const T*>(task.weight) + c * p.points, p.points, channels, p.points, weight);
+    for (int64_t t = 0; t < taps + kStep; t += lanes)
+      if (touches.live[t / lanes]) fill_zero(image + t * lanes, lanes);
+    add_tents(p, touches, weight, image);
+    T* out = static_cast<T*>(task.out) + c * taps;
+    for (int64_t t = 0; t < taps; t += lanes) {
+      const int64_t n = min(lanes, taps - t);
+      if (touches.live[t / lanes]) {
+        if (p.average) share_out(image + t * lanes, static_cast<const A*>(touches.share) + t, n);
+        unpack_numbers(image + t * lanes, taps, channels, n, out + t);
+      } else {
+        for (int64_t k = 0; k < channels; ++k) store_up_to(out + k * taps + t, Vector<A>{}, n);
+      }
     }
   }
 }
@@ -70,64 +91,95 @@ inline void sum_lanes(const A* in, int64_t count, A* out) {
   }
 }
 
+// With the sums over a point's taps of grad * phi, grad, and grad times each sign: the first becomes the gradient of
+// the weight, in its place, and what the others say of the point is added to `pulls`. The distance over the radius is
+// 1 - phi.
+template <int dims, class A>
+inline void pull_points(const RasterizeParams& p, const Touches& touches, const A* image, A* weight, A* pulls) {
+  constexpr int64_t lanes = kLanes<A>;
+  const int64_t step = round_up(p.points, lanes) * lanes;
+  const A *phi = static_cast<const A*>(touches.phi), *column_sign = static_cast<const A*>(touches.column_sign),
+          *row_sign = static_cast<const A*>(touches.row_sign);
+  const int64_t* starts = touches.starts;
+  const int32_t* taps = touches.taps;
+  for (int64_t i = 0; i < p.points; ++i) {
+    Vector<A> to_weight = {}, all = {}, column = {}, row = {};
+    for (int64_t j = starts[i]; j < starts[i + 1]; j += kStep) {
+#pragma GCC unroll 8
+      for (int64_t k = 0; k < kStep; ++k) {
+        const Vector<A> g = load(image + taps[j + k] * lanes);
+        to_weight += g * phi[j + k];
+        all += g;
+        column += g * column_sign[j + k];
+        if (dims == 2) row += g * row_sign[j + k];
+      }
+    }
+    const Vector<A> w = load(weight + i * lanes);
+    store(weight + i * lanes, to_weight);
+    A* pull = pulls + i * lanes;
+    store(pull, load(pull) + w * column);
+    if (dims == 2) store(pull + step, load(pull + step) + w * row);
+    store(pull + dims * step, load(pull + dims * step) + w * (all - to_weight));
+  }
+}
+
 template <int dims, class T>
 void rasterize_backward_of(const RasterizeParams& p, const RasterizeTask& task) {
   using A = Sum<T>;
   constexpr int64_t lanes = kLanes<A>;
   const int64_t taps = p.height * p.width, points = round_up(p.points, lanes);
   const Touches& touches = *task.touches;
-  const A* phi = static_cast<const A*>(touches.phi);
-  const A* pull[dims + 1];
-  for (int q = 0; q <= dims; ++q) pull[q] = static_cast<const A*>(touches.pull[q]);
   A* image = static_cast<A*>(task.scratch);
-  A* weight = image + round_up(taps, lanes) * lanes;
+  A* weight = image + round_up(taps + kStep, lanes) * lanes;
   A* pulls = weight + points * lanes;
-  const T* grad = static_cast<const T*>(task.grad);
-  for (int64_t t = 0; t < taps; t += lanes)
-    if (touches.live[t / lanes]) pack_numbers(grad + t, taps, task.channels, min(lanes, taps - t), image + t * lanes);
-  pack_numbers(static_cast<const T*>(task.weight), p.points, task.channels, p.points, weight);
-  for (int64_t i = 0; i < p.points; ++i) {
-    Vector<A> to_weight = {}, sums[dims + 1] = {};
-    for (int64_t j = touches.starts[i]; j < touches.starts[i + 1]; ++j) {
-      const Vector<A> g = load(image + touches.taps[j] * lanes);
-      to_weight += g * phi[j];
-#pragma GCC unroll 4
-      for (int q = 0; q <= dims; ++q) sums[q] += g * pull[q][j];
+  fill_zero(pulls, (dims + 1) * points);
+  for (int64_t c = 0; c < task.channels; c += lanes) {
+    const int64_t channels = min(lanes, task.channels - c);
+    const T* grad = static_cast<const T*>(task.grad) + c * taps;
+    for (int64_t t = 0; t < taps; t += lanes) {
+      if (!touches.live[t / lanes]) continue;
+      const int64_t n = min(lanes, taps - t);
+      pack_numbers(grad + t, taps, channels, n, image + t * lanes);
+      if (p.average) share_out(image + t * lanes, static_cast<const A*>(touches.share) + t, n);
     }
-    const Vector<A> w = load(weight + i * lanes);
-#pragma GCC unroll 4
-    for (int q = 0; q <= dims; ++q) store(pulls + (q * points + i) * lanes, w * sums[q]);
-    store(weight + i * lanes, to_weight);
+    fill_zero(image + taps * lanes, kStep);
+    pack_numbers(static_cast<const T*>(task.weight) + c * p.points, p.points, channels, p.points, weight);
+    pull_points<dims>(p, touches, image, weight, pulls);
+    unpack_numbers(weight, p.points, channels, p.points, static_cast<T*>(task.out) + c * p.points);
   }
-  unpack_numbers(weight, p.points, task.channels, p.points, static_cast<T*>(task.out));
   for (int q = 0; q <= dims; ++q)
     sum_lanes(pulls + q * points * lanes, p.points, static_cast<A*>(task.pulls) + q * p.points);
 }
 
-void rasterize_forward(const RasterizeParams& p, const RasterizeTask& task) {
-  switch (p.dtype) {
-    case DType::float64: return rasterize_of<double>(p, task);
-    case DType::float16: return rasterize_of<Half>(p, task);
-    case DType::bfloat16: return rasterize_of<BFloat16>(p, task);
-    default: return rasterize_of<float>(p, task);
+// f(zero) with a zero of the dtype.
+template <class F>
+inline auto with_zero(DType dtype, const F& f) {
+  switch (dtype) {
+    case DType::float64: return f(double{});
+    case DType::float16: return f(Half{});
+    case DType::bfloat16: return f(BFloat16{});
+    default: return f(float{});
   }
 }
 
-template <class T>
-inline void rasterize_backward_in(const RasterizeParams& p, const RasterizeTask& task) {
-  p.dims == 1 ? rasterize_backward_of<1, T>(p, task) : rasterize_backward_of<2, T>(p, task);
+bool rasterize_find(const RasterizeParams& p, const void* coords, const void* radius, bool backward,
+                    const Touches& out) {
+  return with_zero(p.dtype, [&](auto zero) { return find_of<decltype(zero)>(p, coords, radius, backward, out); });
+}
+
+void rasterize_forward(const RasterizeParams& p, const RasterizeTask& task) {
+  with_zero(p.dtype, [&](auto zero) { rasterize_of<decltype(zero)>(p, task); });
 }
 
 void rasterize_backward(const RasterizeParams& p, const RasterizeTask& task) {
-  switch (p.dtype) {
-    case DType::float64: return rasterize_backward_in<double>(p, task);
-    case DType::float16: return rasterize_backward_in<Half>(p, task);
-    case DType::bfloat16: return rasterize_backward_in<BFloat16>(p, task);
-    default: return rasterize_backward_in<float>(p, task);
-  }
+  with_zero(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    p.dims == 1 ? rasterize_backward_of<1, T>(p, task) : rasterize_backward_of<2, T>(p, task);
+  });
 }
 
 }  // namespace
 }  // namespace smpconv
 
-#define SMPCONV_RASTERIZE_LEVEL {smpconv::rasterize_scratch, smpconv::rasterize_forward, smpconv::rasterize_backward}
+#define SMPCONV_RASTERIZE_LEVEL \
+  {smpconv::rasterize_scratch, smpconv::rasterize_find, smpconv::rasterize_forward, smpconv::rasterize_backward}

@@ -17,28 +17,46 @@ struct RasterizeParams {
   DType dtype;
 };
 
-// The taps that the points of one group touch, point by point. Numbers are of the sums' type.
-struct Touches {
-  const int64_t* starts;  // (points + 1,)
-  const int32_t* taps;
-  const void* phi;      // over n + 1e-6, if averaged
-  const void* pull[3];  // likewise: the signs of p - x in each dimension, then its length; for the backward pass
-  const uint8_t* live;  // (taps / lanes,), rounded up: whether a point touches any tap of it
+// Lists are filled up to whole eights: loops over them come out even.
+constexpr int64_t kStep = 8;
+// Taps are found in vectors of up to so many numbers, which may be written in one piece behind the last.
+constexpr int64_t kSlack = 16;
+
+// Where taps lie on one axis, which is turned where coordinates fall with the index. At least kSlack entries behind the
+// last one are infinite.
+struct Axis {
+  const double* at;
+  int64_t taps;
+  bool turned;
 };
 
-// Channels [0, channels) of one group, not more than a vector has lanes; `weight` and `kernel` or their gradients.
+// The taps that the points of one group touch, point by point. Numbers are of the sums' type; what fills up a list has
+// zeros and the kStep taps behind the last.
+struct Touches {
+  Axis row, column;
+  int64_t* starts;  // (points + 1,)
+  int32_t* taps;
+  void* phi;
+  void *row_sign, *column_sign;  // of p - x; for the backward pass
+  void* share;                   // (taps + kStep,) 1 / (n + 1e-6), if averaged
+  uint8_t* live;                 // whether a point touches any tap of each tile of lanes
+};
+
+// Channels [0, channels) of one group; `weight` and the kernel or their gradients.
 struct RasterizeTask {
   const Touches* touches;
   int64_t channels;
   const void* weight;  // (channels, points)
   const void* grad;    // (channels, taps), for the backward pass
   void* out;           // (channels, taps) or (channels, points)
-  void* pulls;         // (dims + 1, points) sums over the channels
+  void* pulls;         // (dims + 1, points): sums over the channels for the column, the row and the radius
   void* scratch;       // rasterize_scratch vectors
 };
 
 struct RasterizeLevel {
   int64_t (*scratch)(const RasterizeParams&);
+  // False where a point is not finite.
+  bool (*find)(const RasterizeParams&, const void* coords, const void* radius, bool backward, const Touches&);
   void (*forward)(const RasterizeParams&, const RasterizeTask&);
   void (*backward)(const RasterizeParams&, const RasterizeTask&);
 };

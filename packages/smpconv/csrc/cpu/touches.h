@@ -2,158 +2,142 @@
 // depend on rounding which these are.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <vector>
-
-#include "common/half.h"
+#include "cpu/pack.h"
 #include "cpu/rasterize_job.h"
 
 namespace smpconv {
+namespace {
 
-// Where tap i of `taps` lies on [-1, 1].
-inline double tap_coordinate(int64_t i, int64_t taps) {
-  return taps == 1 ? -1.0 : static_cast<double>(2 * i - (taps - 1)) / static_cast<double>(taps - 1);
+// [begin, end) holds all taps that are less than `reach` from p, and perhaps one that is no nearer on either side:
+// rounding must not lose one.
+inline void near(const Axis& axis, double p, double reach, int64_t* begin, int64_t* end) {
+  const double last = static_cast<double>(axis.taps), half = 0.5 * (last - 1);
+  const double middle = half + p * (axis.turned ? -half : half), spread = reach * half;
+  constexpr double kRounding = 1e-5;
+  const double from = middle - spread + (1 - kRounding), to = middle + spread + (1 + kRounding);
+  *begin = static_cast<int64_t>(from < 0 ? 0 : from > last ? last : from);
+  *end = static_cast<int64_t>(to < 0 ? 0 : to > last ? last : to);
 }
 
-// The coordinates of the taps of one axis, which `turned` negates.
-class Axis {
- public:
-  Axis(int64_t taps, bool turned) : x_(taps) {
-    for (int64_t i = 0; i < taps; ++i) x_[i] = (turned ? -1.0 : 1.0) * tap_coordinate(i, taps);
-    last_ = static_cast<double>(taps);
-    middle_ = 0.5 * (last_ - 1);
-    size_ = middle_;
-    scale_ = turned ? -middle_ : middle_;
-  }
-  double at(int64_t i) const { return x_[i]; }
+template <class A>
+inline A sign(double v) {
+  return static_cast<A>((v > 0) - (v < 0));
+}
 
-  // [begin, end) holds all taps that are less than `reach` from p, and perhaps one that is no nearer on either side:
-  // rounding must not lose one.
-  void near(double p, double reach, int64_t* begin, int64_t* end) const {
-    const double middle = middle_ + p * scale_, spread = reach * size_;
-    constexpr double kRounding = 1e-5;
-    *begin = static_cast<int64_t>(std::min(std::max(middle - spread + (1 - kRounding), 0.0), last_));
-    *end = static_cast<int64_t>(std::min(std::max(middle + spread + (1 + kRounding), 0.0), last_));
-  }
-
- private:
-  double last_, middle_, size_, scale_;
-  std::vector<double> x_;
-};
-
-// The lists behind Touches, with room that is used again from group to group. A is the type of the sums.
+// Appends to the lists of Touches, of which it knows the end.
 template <class A>
 class TouchList {
  public:
-  TouchList(const RasterizeParams& p, int64_t lanes, bool backward)
-      : params_(p), shift_(__builtin_ctzll(lanes)), backward_(backward), rows_(p.height, p.flip),
-        columns_(p.width, false), starts_(p.points + 1), radii_(p.points),
-        live_((p.height * p.width + lanes - 1) / lanes) {
-    make_room(4 * p.points);  // 8 taps each
-  }
+  TouchList(const Touches& touches, bool backward)
+      : taps_(touches.taps), phi_(static_cast<A*>(touches.phi)), row_sign_(static_cast<A*>(touches.row_sign)),
+        column_sign_(static_cast<A*>(touches.column_sign)), backward_(backward) {}
+  int64_t count() const { return count_; }
 
-  // Lists what the points touch; false where one is not finite.
-  template <class T>
-  bool find(const T* coords, const T* radius) {
-    using leanconv::cpu::widen;
-    const int row_part = params_.flip ? 1 : 0, column_part = params_.dims == 1 || params_.flip ? 0 : 1;
-    count_ = 0;
-    for (int64_t i = 0; i < params_.points; ++i) {
-      starts_[i] = count_;
-      radii_[i] = widen(radius[i]);
-      const double r = radii_[i], q = widen(coords[i * params_.dims + column_part]);
-      const double p = params_.dims == 1 ? 0.0 : static_cast<double>(widen(coords[i * params_.dims + row_part]));
-      if (!std::isfinite(r) || !std::isfinite(q) || !std::isfinite(p)) return false;
-      if (r > 0) find_taps(p, q, r);
+  // Those of columns [begin, end) that are less than r from q and `across`; tap `first` is in column 0.
+  void append(const double* columns, int64_t begin, int64_t end, int64_t first, double q, double across, double r,
+              double inverse) {
+    const int64_t start = count_;
+#if LEVEL_BYTES == 64
+    for (; begin < end; begin += 8)
+      append_vector(columns + begin, first + begin, q, __builtin_fabs(across), r, inverse);
+#else
+    for (; begin < end; ++begin) {
+      const double along = q - columns[begin], distance = __builtin_fabs(across) + __builtin_fabs(along);
+      taps_[count_] = static_cast<int32_t>(first + begin);
+      phi_[count_] = static_cast<A>((r - distance) * inverse);
+      if (backward_) column_sign_[count_] = sign<A>(along);
+      count_ += distance < r;
     }
-    starts_[params_.points] = count_;
-    weigh();
-    return true;
+#endif
+    if (!backward_) return;
+    const Vector<A> signs = splat(sign<A>(across));
+    for (int64_t j = start; j < count_; j += kLanes<A>) store(row_sign_ + j, signs);
   }
 
-  Touches touches() const {
-    return {
-        starts_.data(), taps_.data(), phi_.data(), {pull_[0].data(), pull_[1].data(), pull_[2].data()}, live_.data()};
+  // Fills up the list of a point, with a tap for each place of an eight: additions to the same one would wait for each
+  // other.
+  void finish(int32_t beyond) {
+    const int64_t end = (count_ + kStep - 1) / kStep * kStep;
+    for (; count_ < end; ++count_) {
+      taps_[count_] = beyond + static_cast<int32_t>(count_ % kStep);
+      phi_[count_] = 0;
+      if (backward_) row_sign_[count_] = column_sign_[count_] = 0;
+    }
   }
 
  private:
-  struct Shape {
-    double across, along, distance;
-  };
-
-  static double sign(double v) { return static_cast<double>((v > 0) - (v < 0)); }
-
-  void find_taps(double p, double q, double r) {
-    int64_t row = 0, row_end = 1, column, end;
-    if (params_.dims == 2) rows_.near(p, r, &row, &row_end);
-    columns_.near(q, r, &column, &end);
-    if (row >= row_end || column >= end) return;
-    make_room(count_ + (row_end - row) * (end - column));
-    int32_t* taps = taps_.data();
-    Shape* shapes = shapes_.data();
-    int64_t count = count_;
-    for (; row < row_end; ++row) {
-      const double across = params_.dims == 2 ? p - rows_.at(row) : 0.0, left = r - std::fabs(across);
-      if (left <= 0) continue;
-      columns_.near(q, left, &column, &end);
-      for (int64_t i = column; i < end; ++i) {
-        const double along = q - columns_.at(i), distance = std::fabs(across) + std::fabs(along);
-        taps[count] = static_cast<int32_t>(row * params_.width + i);
-        shapes[count] = {across, along, distance};
-        count += distance < r;
-      }
+#if LEVEL_BYTES == 64
+  void append_vector(const double* columns, int64_t first, double q, double across, double r, double inverse) {
+    const __m512d along = _mm512_sub_pd(_mm512_set1_pd(q), _mm512_loadu_pd(columns));
+    const __m512d distance = _mm512_add_pd(_mm512_set1_pd(across), _mm512_abs_pd(along));
+    const __m512d phi = _mm512_mul_pd(_mm512_sub_pd(_mm512_set1_pd(r), distance), _mm512_set1_pd(inverse));
+    const __mmask8 near = _mm512_cmp_pd_mask(distance, _mm512_set1_pd(r), _CMP_LT_OQ);
+    const __m256i taps =
+        _mm256_add_epi32(_mm256_set1_epi32(static_cast<int32_t>(first)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(taps_ + count_), _mm256_maskz_compress_epi32(near, taps));
+    compress(phi_ + count_, near, phi);
+    if (backward_) {
+      const __m512d zero = _mm512_setzero_pd();
+      const __mmask8 above = _mm512_cmp_pd_mask(along, zero, _CMP_GT_OQ);
+      const __mmask8 below = _mm512_cmp_pd_mask(along, zero, _CMP_LT_OQ);
+      const __m512d up = _mm512_maskz_mov_pd(above, _mm512_set1_pd(1));
+      compress(column_sign_ + count_, near, _mm512_mask_mov_pd(up, below, _mm512_set1_pd(-1)));
     }
-    count_ = count;
+    count_ += __builtin_popcount(near);
   }
-
-  void make_room(int64_t count) {
-    if (count <= static_cast<int64_t>(taps_.size())) return;
-    taps_.resize(2 * count);
-    shapes_.resize(2 * count);
+  static void compress(double* out, __mmask8 kept, __m512d v) {
+    _mm512_storeu_pd(out, _mm512_maskz_compress_pd(kept, v));
   }
-
-  void weigh() {
-    std::fill(live_.begin(), live_.end(), uint8_t{0});
-    for (int64_t j = 0; j < count_; ++j) live_[static_cast<uint32_t>(taps_[j]) >> shift_] = 1;
-    const int64_t room = static_cast<int64_t>(taps_.size());
-    if (static_cast<int64_t>(phi_.size()) < count_) phi_.resize(room);
-    for (int q = 0; q <= params_.dims && backward_; ++q)
-      if (static_cast<int64_t>(pull_[q].size()) < count_) pull_[q].resize(room);
-    if (!params_.average) return weigh_by([](int64_t) { return 1.0; });
-    counts_.assign(params_.height * params_.width, 0);
-    for (int64_t j = 0; j < count_; ++j) ++counts_[taps_[j]];
-    weigh_by([this](int64_t j) { return counts_[taps_[j]] + 1e-6; });
+  static void compress(float* out, __mmask8 kept, __m512d v) {
+    _mm256_storeu_ps(out, _mm256_maskz_compress_ps(kept, _mm512_cvtpd_ps(v)));
   }
+#endif
 
-  template <class F>
-  void weigh_by(const F& divisor) {
-    for (int64_t i = 0; i < params_.points; ++i)
-      for (int64_t j = starts_[i]; j < starts_[i + 1]; ++j)
-        phi_[j] = static_cast<A>((1 - shapes_[j].distance / radii_[i]) / divisor(j));
-    if (!backward_) return;
-    const bool swapped = params_.dims == 1 || params_.flip;  // component 0 is the column's
-    A *first = pull_[0].data(), *second = pull_[1].data(), *radial = pull_[params_.dims].data();
-    for (int64_t j = 0; j < count_; ++j) {
-      const Shape& s = shapes_[j];
-      const double n = divisor(j);
-      first[j] = static_cast<A>(sign(swapped ? s.along : s.across) / n);
-      if (params_.dims == 2) second[j] = static_cast<A>(sign(swapped ? s.across : s.along) / n);
-      radial[j] = static_cast<A>(s.distance / n);
-    }
-  }
-
-  RasterizeParams params_;
-  int shift_;  // taps of a tile, as a power of 2
+  int32_t* taps_;
+  A *phi_, *row_sign_, *column_sign_;
   bool backward_;
   int64_t count_ = 0;
-  Axis rows_, columns_;
-  std::vector<int64_t> starts_;
-  std::vector<double> radii_;
-  std::vector<int32_t> taps_, counts_;
-  std::vector<Shape> shapes_;
-  std::vector<A> phi_, pull_[3];
-  std::vector<uint8_t> live_;
 };
 
+// Lists all touches, and what follows from them.
+template <class T>
+bool find_of(const RasterizeParams& p, const void* coords_, const void* radius_, bool backward, const Touches& out) {
+  using A = Sum<T>;
+  const T *coords = static_cast<const T*>(coords_), *radius = static_cast<const T*>(radius_);
+  const int row_part = p.flip ? 1 : 0, column_part = p.dims == 1 || p.flip ? 0 : 1;
+  const int64_t beyond = p.height * p.width;
+  TouchList<A> list(out, backward);
+  for (int64_t i = 0; i < p.points; ++i) {
+    out.starts[i] = list.count();
+    const double r = widen(radius[i]), q = widen(coords[i * p.dims + column_part]);
+    const double y = p.dims == 1 ? 0.0 : static_cast<double>(widen(coords[i * p.dims + row_part]));
+    if (!(r - r == 0 && q - q == 0 && y - y == 0)) return false;
+    if (r > 0) {
+      int64_t row = 0, row_end = 1, begin, end;
+      if (p.dims == 2) near(out.row, y, r, &row, &row_end);
+      near(out.column, q, r, &begin, &end);
+      const bool wide = end - begin > kStep;  // so that most of it may be too far away
+      const double inverse = 1 / r;
+      for (; row < row_end; ++row) {
+        const double across = p.dims == 2 ? y - out.row.at[row] : 0.0;
+        if (wide) near(out.column, q, r - __builtin_fabs(across), &begin, &end);
+        list.append(out.column.at, begin, end, row * p.width, q, across, r, inverse);
+      }
+    }
+    list.finish(static_cast<int32_t>(beyond));
+  }
+  out.starts[p.points] = list.count();
+  constexpr int64_t lanes = kLanes<A>;
+  __builtin_memset(out.live, 0, (beyond + kStep - 1) / lanes + 1);
+  for (int64_t j = 0; j < list.count(); ++j) out.live[static_cast<uint32_t>(out.taps[j]) / lanes] = 1;
+  if (p.average) {
+    A* share = static_cast<A*>(out.share);
+    for (int64_t t = 0; t < beyond + kStep; ++t) share[t] = 0;
+    for (int64_t j = 0; j < list.count(); ++j) share[out.taps[j]] += 1;
+    for (int64_t t = 0; t < beyond; ++t) share[t] = static_cast<A>(1 / (static_cast<double>(share[t]) + 1e-6));
+  }
+  return true;
+}
+
+}  // namespace
 }  // namespace smpconv

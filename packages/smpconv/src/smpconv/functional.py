@@ -66,16 +66,11 @@ def rasterize(
         >>> kernel.shape
         torch.Size([1, 96, 31, 31])
     """
-    shape = _check_points(coords, radius, size, flip)
-    floating_tensor("weight", weight, "(G, C, N)")
-    if weight.shape[0] != coords.shape[0] or weight.shape[2] != coords.shape[1]:
-        raise ValueError(
-            f"weight must have shape ({coords.shape[0]}, C, {coords.shape[1]}) for the groups and points of coords, "
-            f"but it has shape {tuple(weight.shape)}."
-        )
-    same_device("weight", weight, "coords", coords)
-    same_dtype("weight", weight, "coords", coords)
-    _check_values(coords, radius)
+    if not ops.points_fit(coords, radius, weight):
+        _check_points(coords, radius)
+        _check_weight(weight, coords)
+        _check_values(coords, radius)
+    shape = _check_size(size, coords.shape[2], flip)
     if torch.onnx.is_in_onnx_export():
         return reference.forward(coords, radius, weight, shape, bool(average), bool(flip))
     return ops.rasterize(coords, radius, weight, shape, bool(average), bool(flip))
@@ -230,15 +225,15 @@ def diagnose(
         >>> diagnose(torch.tensor([[[0.0], [3.0]]]), torch.tensor([[0.5, 0.5]]), 9).dead
         tensor([[False,  True]])
     """
-    shape = _check_points(coords, radius, size, False)
+    _check_points(coords, radius)
+    shape = _check_size(size, coords.shape[2], False)
     _, active, _ = reference.tents(coords, radius, shape, False)
     finite = coords.isfinite().all(2) & radius.isfinite()
     density = active.sum().item() / max(active.numel(), 1)
     return Diagnosis(~finite, radius <= 0, ~active.any(2) & finite, density)
 
 
-def _check_points(coords: Any, radius: Any, size: Any, flip: Any) -> tuple[int, ...]:
-    """Returns the number of taps on each axis."""
+def _check_points(coords: Any, radius: Any) -> None:
     floating_tensor("coords", coords, "(G, N, d)")
     floating_tensor("radius", radius, "(G, N)")
     if coords.shape[2] not in (1, 2):
@@ -250,28 +245,35 @@ def _check_points(coords: Any, radius: Any, size: Any, flip: Any) -> tuple[int, 
         )
     same_device("radius", radius, "coords", coords)
     same_dtype("radius", radius, "coords", coords)
-    if flip and coords.shape[2] == 1:
+
+
+def _check_weight(weight: Any, coords: Tensor) -> None:
+    floating_tensor("weight", weight, "(G, C, N)")
+    if weight.shape[0] != coords.shape[0] or weight.shape[2] != coords.shape[1]:
+        raise ValueError(
+            f"weight must have shape ({coords.shape[0]}, C, {coords.shape[1]}) for the groups and points of coords, "
+            f"but it has shape {tuple(weight.shape)}."
+        )
+    same_device("weight", weight, "coords", coords)
+    same_dtype("weight", weight, "coords", coords)
+
+
+def _check_size(size: Any, dims: int, flip: Any) -> tuple[int, ...]:
+    """Returns the number of taps on each axis."""
+    if flip and dims == 1:
         raise ValueError("flip must be False for coords with 1 component: it turns images.")
     if not isinstance(size, (tuple, list)):
-        return (positive_int("size", size),) * coords.shape[2]
-    if len(size) != coords.shape[2]:
+        return (positive_int("size", size),) * dims
+    if len(size) != dims:
         raise ValueError(
-            f"size must be one integer or one for each of the {coords.shape[2]} components of coords, but it is "
-            f"{size!r}."
+            f"size must be one integer or one for each of the {dims} components of coords, but it is {size!r}."
         )
     return tuple(positive_int("size", taps) for taps in size)
 
 
-def shows_values(*tensors: Tensor) -> bool:
-    """Whether Python may look at values, at little cost: on a CPU, and not while a program is made or transformed."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
-        return False
-    return all(type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" for t in tensors)
-
-
 def _check_values(coords: Tensor, radius: Tensor) -> None:
     """Refuses points that can never be right, where looking at values costs little and is possible."""
-    if not shows_values(coords, radius):
+    if not ops.shows_values(coords, radius):
         return
     coords, radius = coords.detach(), radius.detach()
     if coords.numel() == 0 or (

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ._common.checks import positive_int, positive_pair
-from .functional import LARGEST, causal_conv1d_long, conv2d_long, depthwise_conv2d, shows_values
+from .functional import LARGEST, causal_conv1d_long, conv2d_long, depthwise_conv2d
 from .irregular import irregular_conv1d
+from .ops import shows_values
 from .points import PointKernel
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ KERNELS: dict[str, Callable] = {
 backends = Backends("smpconv", SCHEMAS, KERNELS)
 _rasterize = torch.ops.smpconv.rasterize.default
 _rasterize_backward = torch.ops.smpconv.rasterize_backward.default
+_points_fit = getattr(torch.ops.smpconv, "points_fit", None) if not backends.why["cpu"] else None
 _conv = torch.ops.smpconv.depthwise_conv2d.default
 _grad_input = torch.ops.smpconv.depthwise_conv2d_grad_input.default
 _grad_weight = torch.ops.smpconv.depthwise_conv2d_grad_weight.default
@@ -52,6 +54,23 @@ def rasterize(
 ) -> Tensor:  # (G, C, *size)
     """Runs the op."""
     return call(_rasterize, coords, radius, weight, size, average, flip)
+
+
+def shows_values(*tensors: Tensor) -> bool:
+    """Whether Python may look at values, at little cost: on a CPU, and not while a program is made or transformed."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    return all(type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" for t in tensors)
+
+
+def points_fit(coords: Any, radius: Any, weight: Any) -> bool:
+    """Whether the native library sees at a glance that `rasterize` takes these; else a closer look is needed."""
+    if not shows_values(coords, radius, weight) or _points_fit is None:
+        return False
+    if torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():  # the program shall not hold this question
+        return False
+    with torch._C._AutoDispatchBelowAutograd():
+        return _points_fit(coords, radius, weight)
 
 
 def depthwise_conv2d(

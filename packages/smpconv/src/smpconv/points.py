@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .functional import check_algorithm, rasterize, shows_values
+from .functional import check_algorithm, rasterize
+from .ops import shows_values
 
 
 class PointKernel(nn.Module):
