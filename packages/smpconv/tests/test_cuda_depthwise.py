@@ -10,6 +10,9 @@ import functools
 import importlib
 import importlib.util
 import math
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -243,15 +246,33 @@ def test_refuses_what_it_cannot_count_or_hold():
         depthwise.params(torch.zeros(1, 1, 1, 1), 1025, 3)
 
 
-def test_the_largest_kernels_fit(kernels):
+def test_the_largest_images_and_kernels_fit(library):
     for dtype in (torch.float64, torch.float32):
         for last in (False, True):
-            for shape in ((1, 1, 2000, 2000), (64, 96, 56, 56), (64, 9, 7, 7)):
-                p = depthwise.params(torch.zeros(1, dtype=dtype).expand(shape), 1023, 1023)
-                depthwise.plan_convolve(p, dtype.itemsize, last)
-                assert p.shared_bytes <= depthwise.MAX_SHARED
-                depthwise.plan_grad_weight(p, dtype.itemsize, last)
-                assert p.shared_bytes <= depthwise.MAX_SHARED
+            for shape in ((1, 1, 2000, 2000), (1, 1, 1 << 30, 5), (1, 1, 5, 1 << 30), (64, 96, 56, 56), (64, 9, 7, 7)):
+                for name in ("convolve", "grad_weight"):
+                    p = depthwise.params(torch.zeros(1, dtype=dtype).expand(shape), 1023, 1023)
+                    native = depthwise.params(torch.zeros(1, dtype=dtype).expand(shape), 1023, 1023)
+                    getattr(depthwise, f"plan_{name}")(p, dtype.itemsize, last)
+                    library.plan(name.encode(), ctypes.byref(native), CODES[dtype], last)
+                    assert 0 < p.shared_bytes <= depthwise.MAX_SHARED and bytes(p) == bytes(native)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_threads_multiply_much_and_read_little(tmp_path):
+    """A processor does 128 products while it reads 32 numbers, and four numbers of a thread in one instruction."""
+    ptx, products = tmp_path / "k.ptx", {}
+    for source in ("depthwise_kernel.cu", "depthwise_sums.cu"):
+        command = ["nvcc", "-std=c++17", "-O3", f"-I{PACKAGE / 'csrc'}", "-arch=compute_90", "-ptx"]
+        subprocess.run([*command, str(PACKAGE / "csrc/cuda" / source), "-o", str(ptx)], check=True)
+        for name, text in re.findall(r"\.entry (\w+)\((.*?)(?=\.entry |\Z)", ptx.read_text(), flags=re.DOTALL):
+            reads = re.findall(r"ld\.shared\.(?:v4\.[bf]32)", text)
+            if re.search("(convolve|grad_weight)I(f|N)", name):
+                products[name] = len(re.findall(r"fma\.rn\.f32", text)) / len(reads)
+    assert len(products) == 3 * (len(depthwise.CONVOLVE) + len(depthwise.GRAD_WEIGHT))
+    for name, ratio in products.items():
+        assert ratio > (16 if "convolve" in name else 8), name
 
 
 def test_params_go_to_cupy_by_value():

@@ -5,8 +5,9 @@ namespace smpconv::depthwise {
 namespace {
 
 constexpr int64_t kSumBlocksWanted = 2048;  // the same on every GPU
-constexpr int64_t kSumColumns = 256;        // of grad in a block
-constexpr int64_t kPartColumns = 24;        // of a lane at least, where lanes share a row
+constexpr int64_t kSumRows = 1024;          // of grad in a block
+constexpr int64_t kSumColumns = 256;
+constexpr int64_t kPartColumns = 24;  // of a lane at least, where lanes share a row
 constexpr int64_t kMaxSplits = 256;
 
 constexpr Instance kGradWeight[] = {{32, 1, false}, {16, 1, false}, {8, 1, false},
@@ -36,7 +37,7 @@ void plan_grad_weight(Params* params, DType dtype, bool last) {
   p.last = last;
   choose(kGradWeight, &p, sum_cost_of);
   p.segments = p.crossed ? 1 : ceil_ratio(p.kernel_w, p.sums);
-  p.rows = p.height;
+  p.rows = even_part(p.height, kSumRows);
   p.columns = even_part(p.width, kSumColumns);
   p.kernel_rows = p.kernel_h;
   p.parts = 1;

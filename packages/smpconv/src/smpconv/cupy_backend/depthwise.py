@@ -21,6 +21,7 @@ FEW_ROWS = 8
 FEW_BLOCKS = 256
 BLOCKS_WANTED = 1024
 SUM_BLOCKS_WANTED = 2048
+SUM_ROWS = 1024
 SUM_COLUMNS = 256
 PART_COLUMNS = 24
 MAX_SPLITS = 256
@@ -132,7 +133,8 @@ def plan_grad_weight(p: Params, bytes_: int, last: bool) -> None:
     p.last = last
     _choose(GRAD_WEIGHT, p, _sum_cost)
     p.segments = 1 if p.crossed else ceil_ratio(p.kernel_w, p.sums)
-    p.rows, p.columns, p.kernel_rows, p.parts = p.height, even_part(p.width, SUM_COLUMNS), p.kernel_h, 1
+    p.rows, p.columns = even_part(p.height, SUM_ROWS), even_part(p.width, SUM_COLUMNS)
+    p.kernel_rows, p.parts = p.kernel_h, 1
     while not p.crossed and p.parts < 4 and p.columns >= 2 * PART_COLUMNS * p.parts:
         p.parts *= 2
     p.images = 32 // p.parts
