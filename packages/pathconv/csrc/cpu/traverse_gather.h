@@ -100,6 +100,15 @@ inline void put(T* out, V v, bool) {
 
 inline void ask_for(const void* memory) { __builtin_prefetch(memory, 0, 3); }
 
+// Into the second-level cache the lines that begin in the i-th piece of `size` bytes: each once, evenly among the work,
+// so that what is asked for does not keep what is needed now waiting. (GCC drops calls that do nothing but ask, hence
+// the attribute.)
+#define ALWAYS_INLINE __attribute__((always_inline))
+ALWAYS_INLINE inline void ask_for_piece(const char* memory, int64_t i, int64_t size) {
+  for (int64_t line = (i * size + 63) / 64 * 64; line < (i + 1) * size; line += 64)
+    __builtin_prefetch(memory + line, 0, 2);
+}
+
 inline void stream_line(const void* in, void* out) {
 #if LEVEL_BYTES == 64
   _mm512_stream_si512((__m512i*)out, _mm512_load_si512(in));
@@ -141,9 +150,20 @@ void gather_planes(int64_t element, const PlaneGather& job) {
   return gather_planes_of<uint16_t>(job);
 }
 
+// Copies up to B bytes with what follows them.
+template <int B>
+struct OnePiece {
+  static constexpr bool exact = false;
+  static inline void copy(const char* in, char* out, int64_t) {
+    char piece[B];
+    __builtin_memcpy(piece, in, B);
+    __builtin_memcpy(out, piece, B);
+  }
+};
 // Copies between B and 2 * B bytes by two pieces of B bytes that may overlap.
 template <int B>
 struct TwoPieces {
+  static constexpr bool exact = true;
   static inline void copy(const char* in, char* out, int64_t bytes) {
     char head[B], tail[B];
     __builtin_memcpy(head, in, B);
@@ -153,58 +173,83 @@ struct TwoPieces {
   }
 };
 struct ManyPieces {
+  static constexpr bool exact = true;
   static inline void copy(const char* in, char* out, int64_t bytes) {
     for (int64_t i = 0; i + 64 < bytes; i += 64) __builtin_memcpy(out + i, in + i, 64);
     __builtin_memcpy(out + bytes - 64, in + bytes - 64, 64);
   }
 };
-
-// (What the loops need lies in variables: the bytes that are written could, for all that the compiler knows, be `job`.)
-template <class Pieces>
-inline void copy_pixels(const PixelGather& job, int64_t first, int64_t last, char* out) {
-  const char* const pixels = static_cast<const char*>(job.pixels);
-  const int64_t pixel = job.pixel, bytes = job.bytes, paths = job.paths, length = job.length;
-  const int32_t* const index = job.index;
-  for (int64_t l = first; l < last; ++l) {
-    const int32_t* at = index + l;
-    for (int64_t p = 0; p < paths; ++p, at += length, out += bytes) Pieces::copy(pixels + *at * pixel, out, bytes);
-  }
+__attribute__((noinline)) void copy_exactly(const char* in, char* out, int64_t bytes) {
+  __builtin_memcpy(out, in, bytes);
 }
-
-// 64 positions, whole cache lines whatever the size of a pixel, go past the cache together.
-constexpr int64_t kRun = 64, kRunBytes = 8192;
 
 inline void stream_lines(const char* in, char* out, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) stream_line(in + i, out + i);
 }
 
-template <class Pieces>
+// Positions of one turn, whole cache lines in all; results go past the cache in turns of so many bytes.
+constexpr int64_t kRun = 32, kRunBytes = 8192;
+
+// P paths of dense pixels of `kBytes` where these are known, else 0.
+template <class Pieces, int P, int64_t kBytes>
 void gather_pixels_by(const PixelGather& job) {
+  // (What the loops need lies in variables: the bytes that are written could, for all that the compiler knows, be
+  // `job`.)
+  const int64_t paths = P > 0 ? P : job.paths, bytes = kBytes > 0 ? kBytes : job.bytes, length = job.length;
+  const int64_t pixel = kBytes > 0 ? kBytes : job.pixel, position = paths * bytes;
+  const char* const pixels = static_cast<const char*>(job.pixels);
+  const char* next = static_cast<const char*>(job.next != nullptr ? job.next : job.pixels);
+  const int32_t* const index = job.index;
+  char lines[kRunBytes + 64] __attribute__((aligned(64)));
   char* out = static_cast<char*>(job.out);
-  const char* next = static_cast<const char*>(job.next);
-  const int64_t position = job.paths * job.bytes, run = kRun * position;
-  if (!job.stream || run > kRunBytes) return copy_pixels<Pieces>(job, 0, job.length, out);
-  // Two runs in turn: a line that was just written in pieces cannot be read at once.
-  char lines[2][kRunBytes] __attribute__((aligned(64)));
-  int64_t l = 0, turn = 0;
-  for (; l + kRun <= job.length; l += kRun, out += run, turn ^= 1) {
-    if (next != nullptr)
-      for (int64_t i = 0; i < job.pixel; ++i) ask_for(next + l * job.pixel + 64 * i);
-    copy_pixels<Pieces>(job, l, l + kRun, lines[turn]);
-    if (l > 0) stream_lines(lines[turn ^ 1], out - run, run);
+  const auto gather = [&](int64_t l, char* to) {
+    const int32_t* at = index + l;
+#pragma GCC unroll 4
+    for (int64_t p = 0; p < paths; ++p, at += length, to += bytes) {
+      if (!Pieces::exact && __builtin_expect(*at == length - 1, false)) {  // nothing may follow
+        copy_exactly(pixels + *at * pixel, to, bytes);
+      } else {
+        Pieces::copy(pixels + *at * pixel, to, bytes);
+      }
+    }
+  };
+  const bool stream = job.stream && kRun * position <= kRunBytes;
+  int64_t l = 0;
+  for (; l + kRun < length; l += kRun, out += kRun * position, next += kRun * pixel) {
+    char* const to = stream ? lines : out;
+    if constexpr (P > 0) {
+#pragma GCC unroll 32
+      for (int64_t i = 0; i < kRun; ++i) {
+        ask_for_piece(next, i, pixel);
+        gather(l + i, to + i * position);
+      }
+    } else {
+      for (int64_t i = 0; i < kRun; ++i) {
+        ask_for_piece(next, i, pixel);
+        gather(l + i, to + i * position);
+      }
+    }
+    if (stream) stream_lines(lines, out, kRun * position);
   }
-  if (l > 0) stream_lines(lines[turn ^ 1], out - run, run);
-  copy_pixels<Pieces>(job, l, job.length, out);
-  finish_streaming();
+  // What is written with the last position must not reach beyond it.
+  for (; l + 1 < length; ++l, out += position) gather(l, out);
+  for (int64_t p = 0; p < paths; ++p, out += bytes) copy_exactly(pixels + index[p * length + l] * pixel, out, bytes);
+  if (stream) finish_streaming();
 }
 
 void gather_pixels(const PixelGather& job) {
-  if (job.bytes < 4) return gather_pixels_by<TwoPieces<2>>(job);
-  if (job.bytes < 8) return gather_pixels_by<TwoPieces<4>>(job);
-  if (job.bytes < 16) return gather_pixels_by<TwoPieces<8>>(job);
-  if (job.bytes < 32) return gather_pixels_by<TwoPieces<16>>(job);
-  if (job.bytes < 64) return gather_pixels_by<TwoPieces<32>>(job);
-  return gather_pixels_by<ManyPieces>(job);
+  if (job.pixel >= job.bytes && job.bytes <= 16) {
+    if (job.paths == 3 && job.bytes == 12 && job.pixel == 12) return gather_pixels_by<OnePiece<16>, 3, 12>(job);
+    if (job.bytes > 8) return gather_pixels_by<OnePiece<16>, 0, 0>(job);
+    if (job.bytes > 4) return gather_pixels_by<OnePiece<8>, 0, 0>(job);
+    return gather_pixels_by<OnePiece<4>, 0, 0>(job);
+  }
+  if (job.bytes < 4) return gather_pixels_by<TwoPieces<2>, 0, 0>(job);
+  if (job.bytes < 8) return gather_pixels_by<TwoPieces<4>, 0, 0>(job);
+  if (job.bytes < 16) return gather_pixels_by<TwoPieces<8>, 0, 0>(job);
+  if (job.bytes < 32) return gather_pixels_by<TwoPieces<16>, 0, 0>(job);
+  if (job.bytes < 64) return gather_pixels_by<TwoPieces<32>, 0, 0>(job);
+  return gather_pixels_by<ManyPieces, 0, 0>(job);
 }
 
 void stream_bytes(const void* in, void* out, int64_t bytes) {

@@ -7,7 +7,24 @@
 namespace pathconv::traversal {
 namespace {
 
-constexpr int64_t kStaged = 1 << 20;  // bytes of a result whose lines are not at hand
+constexpr int64_t kLargeSample = 1 << 19;  // bytes of which two are too many for the cache
+constexpr int64_t kTiledBatch = 8;         // samples that are worth another order of the tables
+
+// The inverse as PixelSum::tiles, or nothing where that gains nothing.
+std::vector<uint16_t> tiles_of(const Params& a, const int32_t* inverse) {
+  const int64_t length = a.length();
+  std::vector<uint16_t> tiles;
+  if (a.batch < kTiledBatch || length > 1 << 16) return tiles;
+  tiles.resize(a.paths * length + kTilesAhead);
+  uint16_t* out = tiles.data();
+  for (int64_t p = 0; p < a.paths; ++p, inverse += length)
+    for (int64_t top = 0; top < a.height; top += kTile)
+      for (int64_t left = 0; left < a.width; left += kTile)
+        for (int64_t row = top; row < std::min(top + kTile, a.height); ++row)
+          for (int64_t column = left; column < std::min(left + kTile, a.width); ++column)
+            *out++ = static_cast<uint16_t>(inverse[row * a.width + column]);
+  return tiles;
+}
 
 // The sequence has its positions side by side: one plane per task.
 void gather_planes(const Params& a, const void* x, ImageStrides xs, const int32_t* index, void* y, SequenceStrides ys,
@@ -87,24 +104,21 @@ void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int
                 Place place) {
   const int64_t length = a.length();
   const bool direct = dense_pixels(a, xs);
-  // An image is summed in the cache and written from end to end, where it would reach memory in bits and pieces.
   const int64_t bytes = length * a.channels * bytes_of(a.dtype);
-  const bool staged = !direct || a.batch * bytes >= kStaged, stream = direct && streams(x, bytes, a.batch * bytes);
+  const bool large = a.paths * bytes >= kLargeSample;
+  const std::vector<uint16_t> tiles = large ? tiles_of(a, inverse) : std::vector<uint16_t>();
+  const bool stream = direct && streams(x, a.width * a.channels * bytes_of(a.dtype), a.batch * bytes);
   run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> sums;
-    if (staged) sums = std::make_unique<Scratch>(bytes);
+    if (!direct) sums = std::make_unique<Scratch>(bytes);
     for (int64_t n = begin; n < end; ++n) {
       void* out = at(x, n * xs.n, a.dtype);
-      place.level.sum_pixels(a.dtype, a.dtype,
-                             {at(grad, n * gs.n, a.dtype), gs.l, a.channels * gs.c, inverse, a.paths, length,
-                              a.channels, staged ? sums->data() : out, n + 1 < end ? gs.n * bytes_of(a.dtype) : 0});
-      if (!direct) {
-        copy_image(a, sums->data(), pixels_of(a), out, xs, a.channels);
-      } else if (stream) {
-        place.level.stream(sums->data(), out, bytes);
-      } else if (staged) {
-        std::memcpy(out, sums->data(), bytes);
-      }
+      place.level.sum_pixels(
+          a.dtype, a.dtype,
+          {at(grad, n * gs.n, a.dtype), gs.l, a.channels * gs.c, inverse, a.paths, length, a.channels,
+           direct ? out : sums->data(), n + 1 < end && !large ? gs.n * bytes_of(a.dtype) : 0,
+           tiles.empty() ? nullptr : tiles.data(), a.width, stream});
+      if (!direct) copy_image(a, sums->data(), pixels_of(a), out, xs, a.channels);
     }
   });
 }

@@ -52,75 +52,112 @@ void sum_small_pixels_by(const PixelSum& job) {
         store(sums + i, p == 0 ? load(part + i) : load(sums + i) + load(part + i));
     }
     for (int64_t i = 0; i < count; i += kLanes<A>) store_up_to(out + i, load(sums + i), count - i);
-    if (job.next != 0) {
-      const char* next = static_cast<const char*>(job.positions) + job.next + q * job.position * sizeof(T);
-      for (int64_t i = 0; i < static_cast<int64_t>(job.position * sizeof(T)); ++i) ask_for(next + 64 * i);
-    }
+    const int64_t run = kRun * job.position * sizeof(T);
+    ask_for_piece(static_cast<const char*>(job.positions) + job.next, q / kRun, run);
   }
 }
 
-// A sample of more bytes does not stay in the cache while the one before is read: of it, what so many pixels further on
-// read is asked for.
-constexpr int64_t kLargeSample = 1 << 19, kAhead = 128;
-
-template <class Piece>
-inline Piece piece_at(const void* p) {
-  Piece v;
-  __builtin_memcpy(&v, p, sizeof(v));
-  return v;
-}
-template <class Piece>
-__attribute__((noinline)) Piece start_of_piece_at(const void* p, int64_t bytes) {
-  Piece v = {};
-  __builtin_memcpy(&v, p, bytes);
-  return v;
-}
-
-// Pixels of B / 2 to B bytes, which are read and written with what follows them where something does, or of B to 2 B
-// bytes, which are two pieces that may overlap. P is the number of paths where it is known, else 0.
-template <int P, class A, int B, bool whole>
-void sum_pieces(const PixelSum& job) {
+// Pixels of B / 2 to B bytes, which are read and written with what follows them where something does (`whole`), or of B
+// to 2 B bytes, which are two pieces that may overlap. P dense paths of C channels where these are known, else 0.
+template <int P, int C, class A, int B, bool whole>
+struct PiecesSum {
   typedef A Piece __attribute__((vector_size(B)));
-  const int64_t length = job.length, paths = P > 0 ? P : job.paths, channels = job.channels, position = job.position;
-  const int64_t path = job.path, tail = channels - B / static_cast<int64_t>(sizeof(A)), bytes = channels * sizeof(A);
-  const bool ahead = length * position * static_cast<int64_t>(sizeof(A)) > kLargeSample;
-  const int64_t next = ahead ? 0 : job.next;
-  const A* const positions = static_cast<const A*>(job.positions);
-  const int32_t* const inverse = job.inverse;
-  A* out = static_cast<A*>(job.out);
-  const auto piece = [&](int64_t q, int64_t first) {
+
+  const A* const positions;
+  const int64_t length, paths, channels, position, path, tail = channels - B / static_cast<int64_t>(sizeof(A));
+
+  explicit PiecesSum(const PixelSum& job)
+      : positions(static_cast<const A*>(job.positions)), length(job.length), paths(P > 0 ? P : job.paths),
+        channels(C > 0 ? C : job.channels), position(P * C > 0 ? P * C : job.position), path(C > 0 ? C : job.path) {}
+
+  template <class Index>
+  inline void sum(const Index* places, int64_t first, A* out) const {
     Piece sum = {};
 #pragma GCC unroll 4
     for (int64_t p = 0; p < paths; ++p) {
-      const int64_t at = inverse[p * length + q];
+      const int64_t at = places[p * length];
       const A* part = positions + at * position + p * path + first;
-      const bool last = whole && p == paths - 1 && at == length - 1;  // nothing may follow
-      const Piece more = __builtin_expect(last, false) ? start_of_piece_at<Piece>(part, bytes) : piece_at<Piece>(part);
+      Piece more = {};
+      if (whole && p == paths - 1 && __builtin_expect(at == length - 1, false)) {  // nothing may follow
+        copy_exactly(reinterpret_cast<const char*>(part), reinterpret_cast<char*>(&more), channels * sizeof(A));
+      } else {
+        __builtin_memcpy(&more, part, B);
+      }
       sum = p == 0 ? more : sum + more;
     }
-    return sum;
-  };
-  const int64_t end = whole ? length - 1 : length;
-  for (int64_t q = 0; q < end; ++q, out += channels) {
-    if (next != 0) ask_for(reinterpret_cast<const char*>(positions + q * position) + next);
-    if (ahead && q + kAhead < length)
-      for (int64_t p = 0; p < paths; ++p) ask_for(positions + inverse[p * length + q + kAhead] * position + p * path);
-    const Piece head = piece(q, 0);
-    __builtin_memcpy(out, &head, B);
-    if constexpr (!whole) {
-      const Piece rest = piece(q, tail);
-      __builtin_memcpy(out + tail, &rest, B);
+    __builtin_memcpy(out, &sum, B);
+  }
+
+  // The sums of some pixels, where `ask(i)` asks for something that is read later; `out` is writable beyond by a piece.
+  template <class Index, class Ask>
+  inline void pixel(const Index* places, int64_t i, A* out, const Ask& ask) const {
+    ask(i);
+    sum(places + i, 0, out + i * channels);
+    if constexpr (!whole) sum(places + i, tail, out + i * channels + tail);
+  }
+  template <class Index, class Ask>
+  inline void pixels(const Index* places, int64_t count, A* out, const Ask& ask) const {
+    if (P * C > 0 && count == kTile) {
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kTile; ++i) pixel(places, i, out, ask);
+    } else {
+      for (int64_t i = 0; i < count; ++i) pixel(places, i, out, ask);
     }
   }
-  if constexpr (whole) {
-    const Piece head = piece(end, 0);
-    __builtin_memcpy(out, &head, bytes);
-  }
+};
+
+// Samples that stay in the cache: while one is read, the one `job.next` bytes further on is asked for.
+template <int P, int C, class A, int B, bool whole>
+void sum_pieces(const PixelSum& job) {
+  const PiecesSum<P, C, A, B, whole> part(job);
+  A* out = static_cast<A*>(job.out);
+  A lines[(kTile + 1) * 2 * B / sizeof(A)];
+  const int64_t length = part.length, channels = part.channels, size = part.position * sizeof(A);
+  const char* next = reinterpret_cast<const char*>(part.positions) + job.next;
+  const int32_t* places = job.inverse;
+  int64_t q = 0;
+  for (; q + kTile < length; q += kTile, places += kTile, out += kTile * channels, next += kTile * size)
+    part.pixels(places, kTile, out, [=](int64_t i) ALWAYS_INLINE { ask_for_piece(next, i, size); });
+  part.pixels(places, length - q, lines, [](int64_t) {});
+  __builtin_memcpy(out, lines, (length - q) * channels * sizeof(A));
 }
 
-template <class A, int B, bool whole>
+// Samples that do not: squares of pixels, which are near each other along most paths, one after the other, and of the
+// positions those that are read so many pixels later are asked for.
+template <int P, int C, class A, int B, bool whole>
+void sum_tiled_pieces(const PixelSum& job) {
+  const PiecesSum<P, C, A, B, whole> part(job);
+  A lines[(kTile + 1) * 2 * B / sizeof(A)] __attribute__((aligned(64)));
+  const int64_t length = part.length, paths = part.paths, channels = part.channels, width = job.width;
+  const int64_t height = length / width, position = part.position, path = part.path;
+  const A* const positions = part.positions;
+  const uint16_t* places = job.tiles;
+  const auto ask = [&](int64_t i) ALWAYS_INLINE {
+#pragma GCC unroll 4
+    for (int64_t p = 0; p < paths; ++p)
+      __builtin_prefetch(positions + places[p * length + i + kTilesAhead] * position + p * path, 0, 2);
+  };
+  for (int64_t top = 0; top < height; top += kTile) {
+    for (int64_t left = 0; left < width; left += kTile) {
+      const int64_t columns = width - left < kTile ? width - left : kTile;
+      for (int64_t row = top; row < top + kTile && row < height; ++row, places += columns) {
+        part.pixels(places, columns, lines, ask);
+        A* out = static_cast<A*>(job.out) + (row * width + left) * channels;
+        if (job.stream) {
+          stream_lines(reinterpret_cast<const char*>(lines), reinterpret_cast<char*>(out),
+                       columns * channels * sizeof(A));
+        } else {
+          __builtin_memcpy(out, lines, columns * channels * sizeof(A));
+        }
+      }
+    }
+  }
+  if (job.stream) finish_streaming();
+}
+
+template <int P, int C, class A, int B, bool whole>
 void sum_by_pieces(const PixelSum& job) {
-  job.paths == 3 ? sum_pieces<3, A, B, whole>(job) : sum_pieces<0, A, B, whole>(job);
+  job.tiles != nullptr ? sum_tiled_pieces<P, C, A, B, whole>(job) : sum_pieces<P, C, A, B, whole>(job);
 }
 
 template <class T, class O>
@@ -151,10 +188,12 @@ void sum_pixels_of(const PixelSum& job) {
   const int64_t bytes = job.channels * sizeof(T);
   if (job.channels >= kLanes<A>) return sum_large_pixels<T, O>(job);
   if constexpr (__is_same(T, O) && __is_same(T, A)) {
-    if (bytes >= 32) return sum_by_pieces<A, 32, false>(job);
-    if (bytes > 16) return sum_by_pieces<A, 16, false>(job);
+    if (bytes >= 32) return sum_by_pieces<0, 0, A, 32, false>(job);
+    if (bytes > 16) return sum_by_pieces<0, 0, A, 16, false>(job);
+    const bool rgb = job.channels == 3 && job.paths == 3 && job.position == 9 && job.path == 3;
+    if (sizeof(A) == 4 && rgb) return sum_by_pieces<3, 3, A, 16, true>(job);
     const bool apart = job.position >= job.paths * job.channels;  // not so where a gradient is one number, expanded
-    if (bytes >= 8 && apart) return sum_by_pieces<A, 16, true>(job);
+    if (bytes >= 8 && apart) return sum_by_pieces<0, 0, A, 16, true>(job);
   }
   if (bytes < 4) return sum_small_pixels_by<TwoPieces<2>, T, O>(job);
   if (bytes < 8) return sum_small_pixels_by<TwoPieces<4>, T, O>(job);

@@ -1,0 +1,47 @@
+"""Results larger than the cache, which are written past it, and samples larger than it, which are summed by squares."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import pathconv
+from leanconv.testing.cpu import LEVELS, cpu_level
+from pathconv import path_tables
+
+
+def last(t: Tensor) -> Tensor:
+    return t.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+@pytest.fixture(params=LEVELS)
+def level(request):
+    with cpu_level(pathconv, request.param) as name:
+        yield name
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "paths", "height", "width", "dtype"),
+    [
+        (9, 3, 3, 130, 113, torch.float32),  # squares that are cut at both edges
+        (22, 3, 3, 256, 256, torch.float32),  # the largest with tables of 16 bits, written past the cache
+        (8, 5, 2, 160, 128, torch.float32),  # pixels of two pieces
+        (8, 2, 4, 64, 160, torch.float64),
+        (2, 3, 3, 257, 256, torch.float32),  # too large and too few for squares
+        (700, 3, 3, 32, 24, torch.float32),
+        (1100, 3, 3, 32, 32, torch.bfloat16),
+    ],
+)
+def test_bits_are_those_of_torch(level, batch, channels, paths, height, width, dtype):
+    generator = torch.Generator().manual_seed(0)
+    order = torch.stack([torch.randperm(height * width, generator=generator) for _ in range(paths)])
+    tables = path_tables(torch.stack((order // width, order % width), -1), height, width)
+    x = torch.randn(batch, channels, height, width, generator=generator).to(dtype)
+    y = pathconv.traverse(last(x), tables)
+    assert y.stride(1) == 1 and torch.equal(y, torch.cat([x.flatten(2)[:, :, path] for path in order], 1))
+    parts = [part[:, :, inverse.long()] for part, inverse in zip(y.chunk(paths, 1), tables.inverse)]
+    wide = torch.float32 if dtype == torch.bfloat16 else dtype
+    wanted = sum(part.to(wide) for part in parts).to(dtype)
+    found = torch.ops.pathconv.traverse_adjoint(y, *tables, True)
+    assert found.stride(1) == 1 and torch.equal(found.flatten(2), wanted)
