@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `contract` and `samples`, 
 
 from contract import Op, discover
 
+from leanconv.testing.cpu import cpu_level
+
 OPS = discover()
 
 
@@ -60,18 +62,8 @@ def _running(op: Op, device: str, backend: str, level: str) -> Iterator[str]:
         pytest.fail(missing)
     if missing:
         pytest.skip(missing)
-    namespace = getattr(torch.ops, name)
-    best = namespace.cpu_level() if level else ""
-    try:
-        if level:
-            namespace.set_cpu_level(level)
-            if namespace.cpu_level() != level:
-                pytest.skip(f"this processor ends at {best}")
-        with op.package.use_backend(backend):
-            yield device
-    finally:
-        if level:
-            namespace.set_cpu_level(best)
+    with cpu_level(op.package, level) if level else contextlib.nullcontext(), op.package.use_backend(backend):
+        yield device
 
 
 @pytest.fixture(autouse=True)

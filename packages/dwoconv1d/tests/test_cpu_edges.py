@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import random
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 
 import dwoconv1d
 from dwoconv1d import ops, tap_offsets
+from leanconv.testing.cpu import LEVELS, cpu_level, guarded
 
 pytestmark = pytest.mark.skipif(bool(ops.backends.why["cpu"]), reason="needs the native CPU kernels")
 
@@ -19,15 +18,10 @@ WIDTHS = (1, 2, 7, 14, 15, 16, 17, 31, 33, 56, 64, 65, 255, 257, 270, 271, 300)
 HEIGHTS = (1, 2, 3, 5, 7, 13, 14, 15, 29)
 
 
-@pytest.fixture(params=("baseline", "avx2", "avx512"), autouse=True)
+@pytest.fixture(params=LEVELS, autouse=True)
 def level(request):
-    before = torch.ops.dwoconv1d.cpu_level()
-    torch.ops.dwoconv1d.set_cpu_level(request.param)
-    if torch.ops.dwoconv1d.cpu_level() != request.param:
-        torch.ops.dwoconv1d.set_cpu_level(before)
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    torch.ops.dwoconv1d.set_cpu_level(before)
+    with cpu_level(dwoconv1d, request.param) as name:
+        yield name
 
 
 def lines(channels: int, kernel_size: int, groups: int = 1) -> torch.Tensor:
@@ -109,20 +103,5 @@ def test_nan_and_infinity_stay_on_their_lines(size):
 def test_memory_outside_the_image_is_not_touched(shape, memory_format):
     """The image begins, then ends, at a page that cannot be read."""
     image = torch.randn(shape).contiguous(memory_format=memory_format)
-    page, size = mmap.PAGESIZE, 4 * image.numel()
-    inside = -(-size // page) * page
-    memory = mmap.mmap(-1, inside + 2 * page)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    protect = ctypes.CDLL(None, use_errno=True).mprotect
-    protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    for wall in (start, start + page + inside):
-        assert protect(wall, page, 0) == 0
-    try:
-        for first in (start + page, start + page + inside - size):
-            numbers = (ctypes.c_float * image.numel()).from_address(first)
-            x = torch.frombuffer(numbers, dtype=torch.float32).as_strided(shape, image.stride())
-            x.copy_(image)
-            both(x, lines(shape[1], 15, groups=3))
-    finally:
-        for wall in (start, start + page + inside):
-            protect(wall, page, mmap.PROT_READ | mmap.PROT_WRITE)
+    for end in (False, True):
+        both(guarded(image, end), lines(shape[1], 15, groups=3))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import pathconv
+from leanconv.testing.cpu import LEVELS, cpu_level
 from pathconv import bottleneck, ops
 from pathconv.bottleneck import Bottleneck, formula
 from pathconv.modules import PathConvBlock
@@ -27,16 +28,10 @@ SIZES = {  # rows, d, h, e, factors
 pytestmark = pytest.mark.skipif(bool(ops.backends.why["cpu"]), reason="needs the native library")
 
 
-@pytest.fixture(params=("baseline", "avx2", "avx512"))
+@pytest.fixture(params=LEVELS)
 def level(request):
-    best = torch.ops.pathconv.cpu_level()
-    try:
-        torch.ops.pathconv.set_cpu_level(request.param)
-        if torch.ops.pathconv.cpu_level() != request.param:
-            pytest.skip(f"this processor ends at {best}")
-        yield
-    finally:
-        torch.ops.pathconv.set_cpu_level(best)
+    with cpu_level(pathconv, request.param) as name:
+        yield name
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

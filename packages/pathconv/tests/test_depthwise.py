@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import pathconv
-from pathconv import depthwise_conv1d, ops
+from leanconv.testing.cpu import KERNELS, cpu_kernels
+from pathconv import depthwise_conv1d
 
 
 def as_nlc(t: Tensor) -> Tensor:
@@ -22,24 +23,11 @@ LAYOUTS = {"ncl": Tensor.contiguous, "nlc": as_nlc}
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-@pytest.fixture(params=("reference", "baseline", "avx2", "avx512"), autouse=True)
+@pytest.fixture(params=KERNELS, autouse=True)
 def backend(request):
     """Every kernel that this machine has."""
-    if request.param == "reference":
-        with pathconv.use_backend("reference"):
-            yield request.param
-        return
-    if ops.backends.why["cpu"]:
-        pytest.skip(ops.backends.why["cpu"])
-    best = torch.ops.pathconv.cpu_level()
-    try:
-        torch.ops.pathconv.set_cpu_level(request.param)
-        if torch.ops.pathconv.cpu_level() != request.param:
-            pytest.skip(f"this processor ends at {best}")
-        with pathconv.use_backend("native"):
-            yield request.param
-    finally:
-        torch.ops.pathconv.set_cpu_level(best)
+    with cpu_kernels(pathconv, request.param) as name:
+        yield name
 
 
 @pytest.fixture(params=LAYOUTS)

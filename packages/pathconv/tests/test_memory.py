@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
+from leanconv.testing.cpu import LEVELS, run_guarded
 from pathconv import ops
 
-pytestmark = [
-    pytest.mark.skipif(bool(ops.backends.why["cpu"]), reason="needs the native library"),
-    pytest.mark.skipif(sys.platform != "linux", reason="protects pages by Linux' calls"),
-]
+pytestmark = pytest.mark.skipif(bool(ops.backends.why["cpu"]), reason="needs the native library")
 
 GUARD = """
-import ctypes, itertools, mmap, sys
+import itertools, sys
 import torch
 import pathconv
-
-libc = ctypes.CDLL(None)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-
-def guarded(t, end):  # a copy between two pages that may not be touched, at the last or the first byte in between
-    size = t.numel() * t.element_size()
-    room = -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
-    base = libc.mmap(None, room + 2 * mmap.PAGESIZE, 3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-    for at in (0, room + mmap.PAGESIZE):
-        assert libc.mprotect(base + at, mmap.PAGESIZE, 0) == 0
-    bytes_ = (ctypes.c_char * size).from_address(base + mmap.PAGESIZE + (room - size if end else 0))
-    copy = torch.frombuffer(bytes_, dtype=t.dtype).view(t.shape)
-    return copy.copy_(t)
+from leanconv.testing.cpu import guarded
 
 def channels_last(t, end):
     return guarded(t.movedim(1, -1).contiguous(), end).movedim(-1, 1)
@@ -78,9 +59,7 @@ for c, paths, dtype, end, place in itertools.product(
 """
 
 
-@pytest.mark.parametrize("level", ("baseline", "avx2", "avx512"))
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("calls", (DEPTHWISE, TRAVERSE), ids=("depthwise", "traverse"))
 def test_nothing_outside_of_the_tensors_is_read(calls, level):
-    program = f"{GUARD}{calls}\nprint('untouched')"
-    done = subprocess.run([sys.executable, "-c", program, level], capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stdout.strip()) == (0, "untouched"), done.stderr
+    run_guarded(GUARD + calls, level)

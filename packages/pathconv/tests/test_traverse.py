@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 import pathconv
+from leanconv.testing.cpu import KERNELS, cpu_kernels
 from pathconv import PathConfig, PathTables, ops, path_tables, traverse, traverse_conv1d, untraverse
 
 
@@ -26,24 +27,11 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 
 
-@pytest.fixture(params=("reference", "baseline", "avx2", "avx512"))
+@pytest.fixture(params=KERNELS)
 def backend(request):
     """Every kernel that this machine has."""
-    if request.param == "reference":
-        with pathconv.use_backend("reference"):
-            yield request.param
-        return
-    if ops.backends.why["cpu"]:
-        pytest.skip(ops.backends.why["cpu"])
-    best = torch.ops.pathconv.cpu_level()
-    try:
-        torch.ops.pathconv.set_cpu_level(request.param)
-        if torch.ops.pathconv.cpu_level() != request.param:
-            pytest.skip(f"this processor ends at {best}")
-        with pathconv.use_backend("native"):
-            yield request.param
-    finally:
-        torch.ops.pathconv.set_cpu_level(best)
+    with cpu_kernels(pathconv, request.param) as name:
+        yield name
 
 
 @pytest.fixture(params=LAYOUTS)

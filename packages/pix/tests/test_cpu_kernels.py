@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import Tensor
 
+import pix as package
+from leanconv.testing.cpu import LEVELS, cpu_level, run_guarded
 from pix import ops, reference
 
 pytestmark = pytest.mark.skipif(bool(ops.backends.why["cpu"]), reason="needs the native CPU kernels")
 pick_or_mix, pick_or_mix_backward = torch.ops.pix.pick_or_mix, torch.ops.pix.pick_or_mix_backward
 pix, pix_backward = torch.ops.pix.pix, torch.ops.pix.pix_backward
-LEVELS = ("baseline", "avx2", "avx512")
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 # Relative to the largest number: one rounding of the result, or sums of numbers that were rounded once.
 ROUNDING = {torch.float64: 1e-14, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
@@ -66,14 +65,8 @@ def laid_alike(a: Tensor, b: Tensor) -> None:
 
 @pytest.fixture(params=LEVELS, autouse=True)
 def level(request):
-    before = torch.ops.pix.cpu_level()
-    torch.ops.pix.set_cpu_level(request.param)
-    try:
-        if torch.ops.pix.cpu_level() != request.param:
-            pytest.skip(f"this processor has no {request.param}")
-        yield request.param
-    finally:
-        torch.ops.pix.set_cpu_level(before)
+    with cpu_level(package, request.param) as name:
+        yield name
 
 
 def compare(x, p, zeta, tau=0.5, count_short=False) -> None:
@@ -287,23 +280,10 @@ def test_gates_that_are_certain():
 
 
 GUARDED = """
-import ctypes, itertools, mmap, sys
+import itertools, sys
 import torch
-from pix import ops
-
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-
-def guarded(t, end):  # a copy between two pages that may not be touched, at the last or the first byte in between
-    size = t.numel() * t.element_size()
-    room = -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
-    base = libc.mmap(None, room + 2 * mmap.PAGESIZE, 3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-    for at in (0, room + mmap.PAGESIZE):
-        assert libc.mprotect(base + at, mmap.PAGESIZE, 0) == 0
-    memory = (ctypes.c_char * size).from_address(base + mmap.PAGESIZE + (room - size if end else 0))
-    return torch.frombuffer(memory, dtype=t.dtype).as_strided(t.shape, t.stride()).copy_(t)
+import pix
+from leanconv.testing.cpu import guarded
 
 torch.ops.pix.set_cpu_level(sys.argv[1])
 dtypes = torch.float32, torch.float64, torch.float16, torch.bfloat16
@@ -320,11 +300,8 @@ for (n, c, zeta, h, w), dtype, end, last in itertools.product(shapes, dtypes, (F
     y, z, p, choice = torch.ops.pix.pix(x, weight, bias, zeta, 0.5, True, False, True)
     given = [guarded(t, end) for t in (z, p)]
     torch.ops.pix.pix_backward(grad, given[1], lay(y), *given, lay(choice), weight, x, zeta, 0.5, False)
-print("untouched")
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="protects pages by Linux' calls")
 def test_nothing_outside_of_the_tensors_is_read(level):
-    done = subprocess.run([sys.executable, "-c", GUARDED, level], capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stdout.strip()) == (0, "untouched"), done.stderr
+    run_guarded(GUARDED, level)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from pix import ops
+import pix
+from leanconv.testing import cuda
 from pix._common.device_code import C_TYPES
 from pix.cupy_backend.launch import CODE
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
-NVCC = shutil.which(
-    "nvcc", path=f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin{os.pathsep}{os.environ['PATH']}"
-)
 SOURCES = {"maps": "pick_or_mix_kernel.cu", "gates": "pix_kernel.cu"}
 
 
@@ -41,57 +35,29 @@ KERNELS = {part: [f"pix::{part}::{kernel}" for t in C_TYPES for kernel in instan
 parts = pytest.mark.parametrize("part", CODE)
 
 
-def nvrtc() -> ctypes.CDLL:
-    """NVRTC from the wheels that a CUDA build of torch depends on."""
-    found = sorted(Path(torch.__file__).parents[1].glob("nvidia/*/lib/libnvrtc.so.*"))
-    if not found:
-        pytest.skip("this torch brings no NVRTC")
-    return ctypes.CDLL(str(found[0]))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["compute_75", "compute_80", "compute_90"])
+@cuda.architectures
 @parts
 def test_nvrtc_compiles_every_kernel(part, arch):
-    library, program = nvrtc(), ctypes.c_void_p()
-    source = CODE[part].source().encode()
-    assert library.nvrtcCreateProgram(ctypes.byref(program), source, b"pix.cu", 0, None, None) == 0
-    for kernel in KERNELS[part]:
-        assert library.nvrtcAddNameExpression(program, kernel.encode()) == 0
-    options = [b"-std=c++17", f"--gpu-architecture={arch}".encode()]
-    result = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-    size = ctypes.c_size_t()
-    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    library.nvrtcGetProgramLog(program, log)
-    assert result == 0 and not log.value.strip(), log.value.decode()
+    cuda.nvrtc_compile(CODE[part].source(), KERNELS[part], arch)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
-@pytest.mark.parametrize("arch", ["75", "80", "90"])
+@cuda.needs_nvcc
+@cuda.architectures
 @parts
 def test_nvcc_compiles_without_spilling(part, arch, tmp_path):
     """On sm_90 not a register, on older ones a few addresses outside the loops."""
-    target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
-    command = [NVCC, "-std=c++17", "-O3", f"-I{CSRC}", target, "-Xptxas=-v", "-cubin"]
-    command += [str(CSRC / "cuda" / SOURCES[part]), "-o", str(tmp_path / "k.cubin")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-4000:]
-    assert "warning" not in result.stderr
-    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", result.stderr)
+    frames = cuda.nvcc_frames(CSRC / "cuda" / SOURCES[part], CSRC, arch, tmp_path)
     assert len(frames) >= len(KERNELS[part])
-    assert all(int(size) <= (0 if arch == "90" else 32) for frame in frames for size in frame), frames
+    assert all(size <= (0 if arch == "90" else 32) for frame in frames for size in frame), frames
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+@cuda.needs_nvcc
 def test_memory_is_read_and_written_sixteen_bytes_at_a_time(tmp_path):
     """In the kernels for whole vectors, as their PTX shows."""
-    ptx = tmp_path / "k.ptx"
-    command = [NVCC, "-std=c++17", "-O3", f"-I{CSRC}", "-arch=compute_90", "-ptx"]
-    subprocess.run([*command, str(CSRC / "cuda" / SOURCES["maps"]), "-o", str(ptx)], check=True)
-    code = dict(re.findall(r"\.entry (\w+)\((.*?)(?=\.entry |\Z)", ptx.read_text(), flags=re.DOTALL))
+    code = cuda.nvcc_ptx(CSRC / "cuda" / SOURCES["maps"], CSRC, "90", tmp_path)
     assert len(code) == len(KERNELS["maps"])
     reads, writes = (rf"{access}\.global\.(v4\.[buf]32|v2\.[buf]64)" for access in ("ld", "st"))
     for kernel, accesses in {
@@ -108,14 +74,8 @@ def test_memory_is_read_and_written_sixteen_bytes_at_a_time(tmp_path):
 
 @parts
 def test_device_sources_include_no_host_header(part):
-    assert not re.findall(r"#include <.*>", CODE[part].source())
-    assert "torch" not in (CSRC / "cuda" / SOURCES[part]).read_text().replace("No torch header", "")
+    cuda.assert_no_host_header(CODE[part].source(), CSRC / "cuda" / SOURCES[part])
 
 
 def test_the_library_registers_cuda_kernels():
-    """Loaded beside a CUDA build of torch, with or without a GPU."""
-    if ops.backends.why["cuda"]:
-        pytest.skip(ops.backends.why["cuda"])
-    for op in ops.SCHEMAS:
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"pix::{op}", "CUDA")
-    assert re.fullmatch(r"sm_\d+(, sm_\d+)*", torch.ops.pix.cuda_archs())
+    cuda.assert_registers_cuda(pix)

@@ -48,8 +48,7 @@ def cpu_kernels(package: ModuleType, name: str) -> Iterator[str]:
 def guarded(t: Tensor, end: bool) -> Tensor:
     """A copy of a dense tensor between two pages that may not be touched, at the last byte in between or the first.
 
-    Touching one of them ends the process, so that only programs of `run_guarded` should use it. The memory is never
-    given back.
+    Touching one of them ends the process, hence `run_guarded`. The memory is never given back.
     """
     libc = ctypes.CDLL(None)
     libc.mmap.restype = ctypes.c_void_p
