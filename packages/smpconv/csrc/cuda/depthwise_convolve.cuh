@@ -6,6 +6,8 @@
 //   along     weights are the factors, and the window slides over pixels
 //   crossed   pixels are the factors, in reverse, and the window slides over weights, in reverse: where the kernel
 //             reaches across the whole image from anywhere, no zero at its sides is multiplied
+// A pixel that is not finite spoils what the kernel reaches from it and nothing else; a weight, also what it meets in
+// the padding.
 #pragma once
 
 #include "cuda/depthwise_tile.cuh"
