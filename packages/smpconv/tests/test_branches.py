@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import smpconv
 from smpconv import SMPBranches, SMPConv1d, SMPConv2d, SMPDepthwiseConv2d, fuse
-from smpconv.branches import LargeConv
+from smpconv.branches import LargeConv, PointwiseConv
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +76,19 @@ def test_says_what_is_wrong():
     net[0].norm = nn.BatchNorm2d(4, track_running_stats=False)
     with pytest.raises(ValueError, match=r"^0: BatchNorm2d\(4, .* cannot be fused: it is without statistics"):
         fuse(net)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize("size", [(1, 1), (4, 5), (17, 19)], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_pointwise_convolution(batch, size, layout):
+    weight, bias = torch.randn(6, 3), torch.randn(6)
+    x = torch.randn(batch, 3, *size).contiguous(memory_format=layout)
+    conv = PointwiseConv(weight, bias)
+    wanted = F.conv2d(x, weight[:, :, None, None], bias)
+    y = conv(x)
+    torch.testing.assert_close(y, wanted)
+    if batch:
+        assert y.is_contiguous(memory_format=layout)
+        compiled = torch.compile(conv, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), wanted)

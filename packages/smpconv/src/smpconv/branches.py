@@ -17,6 +17,9 @@ from ._common.checks import positive_int
 from .functional import causal_conv1d_long, conv2d_long, depthwise_conv2d
 from .modules import SMPConv1d, SMPDepthwiseConv2d
 from .points import PointKernel
+from .reference import channels_last
+
+FEW_PIXELS = 256  # up to which contiguous images are turned for a product, and back: the weights take longer to read
 
 
 class CausalConv1d(nn.Conv1d):
@@ -114,6 +117,33 @@ class LargeConv(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}"
+
+
+class PointwiseConv(nn.Module):
+    """A 1x1 convolution with its weights as (I, O): what `fuse` leaves of one, for channels_last images above all.
+
+    There it is one matrix product over all pixels. Few pixels then read the weights in the order in which they lie,
+    which is what a small batch waits for.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight.t().contiguous()), nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, I, H, W) -> (N, O, H, W)
+        if torch.compiler.is_compiling():  # which chooses for itself
+            return F.conv2d(x, self.weight.t()[:, :, None, None], self.bias)
+        n, inputs, height, width = x.shape
+        last = channels_last(x)
+        if last or height * width <= FEW_PIXELS:
+            y = torch.addmm(self.bias, x.permute(0, 2, 3, 1).reshape(-1, inputs), self.weight)
+            y = y.view(n, height, width, len(self.bias)).permute(0, 3, 1, 2)
+            return y if last else y.contiguous()
+        y = torch.baddbmm(self.bias[:, None], self.weight.t().expand(n, -1, -1), x.flatten(2))
+        return y.view(n, len(self.bias), height, width)
+
+    def extra_repr(self) -> str:
+        return ", ".join(map(str, self.weight.shape))
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from timm.layers import DropPath
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
-from ..branches import CausalConv1d, scale_and_shift
+from ..branches import CausalConv1d, PointwiseConv, scale_and_shift
 from ..points import PointKernel
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -63,11 +63,15 @@ class ConvNorm(nn.Module):
             before, offset = scale_and_shift(self.pre_norm)
             shift = shift + (weight * offset.view(-1, 1, 1)).sum((1, 2, 3))
             weight = weight * before.view(-1, 1, 1)
-        options: dict[str, Any] = {"padding": conv.padding, "groups": conv.groups}
         place: dict[str, Any] = {"device": conv.weight.device, "dtype": conv.weight.dtype}
-        merged = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, **options, **place)  # type: ignore[arg-type]
-        merged.weight.copy_(weight)
-        merged.bias.copy_(shift)  # type: ignore[union-attr]
+        merged: nn.Module
+        if conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1:
+            merged = PointwiseConv(weight[:, :, 0, 0].to(**place), shift.to(**place))
+        else:
+            options: dict[str, Any] = {"padding": conv.padding, "groups": conv.groups, **place}
+            merged = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, **options)  # type: ignore[arg-type]
+            merged.weight.copy_(weight)
+            merged.bias.copy_(shift)  # type: ignore[union-attr]
         return merged if isinstance(self.act, nn.Identity) else nn.Sequential(merged, self.act)
 
 
