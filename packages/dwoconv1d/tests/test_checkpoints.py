@@ -18,6 +18,7 @@ timm = pytest.importorskip("timm")
 
 from dwoconv1d.checkpoints import from_original, load_original, read_original  # noqa: E402
 from dwoconv1d.models import BACKBONE_KERNEL_SIZES, ConvNeXt, kernel_crops, to_backbone  # noqa: E402
+from leanconv.testing.models import assert_refuses_what_is_no_checkpoint  # noqa: E402
 
 DEPTHS, DIMS, CLASSES, STEM = (2, 1, 1, 2), (8, 16, 24, 32), 5, 64
 KERNELS = {"2d": (7,), "1d": (31,), "1dpp": (15, 31), "2dpp": (7, 31)}
@@ -236,25 +237,8 @@ def test_another_variant_is_named_before_any_weight(found, wanted):
 
 
 def test_files_that_are_no_checkpoint(tmp_path):
-    path = tmp_path / "best.pth"
-    model = ConvNeXt("1d", **SIZES)
-    torch.save({"model": original_state("1d", dtype=torch.float32)}, path)
-    whole = path.read_bytes()
-    torch.save({"model": {}, "epoch": model}, path)
-    more = path.read_bytes()
-    torch.save([1, 2], path)
-    contents = {
-        more: "holds more than tensors, which to read is to run: only if you trust it, pass what torch.load",
-        b"<!DOCTYPE html><html>Sign in</html>": r"best\.pth is no checkpoint: it starts with b'<!DOCTYPE html><html>",
-        b"": "is no checkpoint",
-        whole[: len(whole) // 2]: "is damaged or no checkpoint",
-        path.read_bytes(): "holds a list",
-    }
-    for content, says in contents.items():
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=says) as caught:
-            load_original(path, model)
-        assert "\n" not in str(caught.value)
+    model, checkpoint = ConvNeXt("1d", **SIZES), {"model": original_state("1d", dtype=torch.float32)}
+    assert_refuses_what_is_no_checkpoint(lambda path: load_original(path, model), checkpoint, tmp_path)
 
 
 def test_timm_loads_the_authors_file_too(tmp_path, x):

@@ -11,17 +11,16 @@ import sys
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 timm = pytest.importorskip("timm")
 
 from timm.layers import LayerNorm2d  # noqa: E402
 from timm.models.convnext import checkpoint_filter_fn  # noqa: E402
-from timm.optim import param_groups_layer_decay  # noqa: E402
 
 from dwoconv1d import OrientedConv1d, assign_angles  # noqa: E402
 from dwoconv1d.models import BACKBONE_KERNEL_SIZES, VARIANTS, ConvNeXt  # noqa: E402
+from leanconv.testing.models import Copies, assert_checkpointing_changes_nothing, layer_decay  # noqa: E402
 
 # Parameters, angles, parameters of the dense-task backbone: the authors' code, with theta not counted as a parameter.
 COUNTS = {
@@ -289,19 +288,6 @@ def test_checks_of_the_images_bind_no_traced_graph():
     assert torch.equal(traced(other), model(other))
 
 
-class Copies(TorchDispatchMode):
-    """Collects the names of operations that move data without computing anything."""
-
-    def __init__(self):
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in ("clone", "copy_", "contiguous", "_to_copy"):
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_layouts_agree_and_blocks_copy_nothing(variant):
     model, x = small(f"convnext_tiny_{variant}").eval(), images()
@@ -317,26 +303,17 @@ def test_layouts_agree_and_blocks_copy_nothing(variant):
 
 
 def test_checkpointing_changes_nothing_but_memory():
-    model, x = small(), images()
-    model(x).square().sum().backward()
-    expected = [parameter.grad.clone() for parameter in model.parameters()]
-    model.zero_grad()
-    model.set_grad_checkpointing()
-    model(x).square().sum().backward()
-    assert all(torch.equal(parameter.grad, grad) for parameter, grad in zip(model.parameters(), expected))
+    assert_checkpointing_changes_nothing(small(), images())
 
 
 def test_layer_decay_orders_the_network():
     model = small()
-    groups = param_groups_layer_decay(model, 0.05, model.no_weight_decay(), layer_decay=0.5)
-    scale = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
-    assert len(scale) == len(list(model.parameters()))
+    scale, decayed = layer_decay(model)
     order = ["downsample_layers.0.pw1", "stages.0.0.dwconv1", "stages.0.1.dwconv2", "downsample_layers.1.1", "head"]
-    scales = [scale[id(model.get_parameter(f"{name}.weight"))] for name in order]
+    scales = [scale(model.get_parameter(f"{name}.weight")) for name in order]
     assert scales == sorted(set(scales))
-    assert scale[id(model.stages[1][0].pwconv1.weight)] == scale[id(model.downsample_layers[1][1].weight)]
-    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
-    assert id(model.stages[0][0].dwconv1.weight) in decayed and id(model.stages[0][0].gamma) not in decayed
+    assert scale(model.stages[1][0].pwconv1.weight) == scale(model.downsample_layers[1][1].weight)
+    assert decayed(model.stages[0][0].dwconv1.weight) and not decayed(model.stages[0][0].gamma)
 
 
 def test_drop_path_grows_over_all_blocks_and_layer_scale_is_optional():

@@ -16,6 +16,7 @@ from torch import Tensor
 
 timm = pytest.importorskip("timm")
 
+from leanconv.testing.models import assert_refuses_what_is_no_checkpoint  # noqa: E402
 from pathconv import paths  # noqa: E402
 from pathconv.checkpoints import load_original, read_original, resize_position_embedding  # noqa: E402
 from pathconv.models import PathConvNet  # noqa: E402
@@ -226,25 +227,8 @@ def test_what_does_not_fit_is_an_error():
 
 
 def test_files_that_are_no_checkpoint(tmp_path):
-    path = tmp_path / "best.pth"
-    model = PathConvNet(**SIZES)
-    torch.save({"model": original_state(paths.preset("g", 32, 32), torch.float32)}, path)
-    whole = path.read_bytes()
-    torch.save({"model": {}, "object": range(3)}, path)
-    more = path.read_bytes()
-    torch.save([1, 2], path)
-    contents = {
-        more: "holds more than tensors, which to read is to run: only if you trust it, pass what torch.load",
-        b"<!DOCTYPE html><html>Sign in</html>": r"best\.pth is no checkpoint: it starts with b'<!DOCTYPE html><html>",
-        b"": "is no checkpoint",
-        whole[: len(whole) // 2]: "is damaged or no checkpoint",
-        path.read_bytes(): "holds a list",
-    }
-    for content, says in contents.items():
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=says) as caught:
-            load_original(path, model)
-        assert "\n" not in str(caught.value)
+    model, checkpoint = PathConvNet(**SIZES), {"model": original_state(paths.preset("g", 32, 32), torch.float32)}
+    assert_refuses_what_is_no_checkpoint(lambda path: load_original(path, model), checkpoint, tmp_path)
 
 
 # Images of another size.

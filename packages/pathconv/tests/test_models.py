@@ -14,12 +14,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 timm = pytest.importorskip("timm")
 
-from timm.optim import param_groups_layer_decay  # noqa: E402
 
+from leanconv.testing.models import Copies, assert_checkpointing_changes_nothing, layer_decay  # noqa: E402
 from pathconv import paths  # noqa: E402
 from pathconv.models import PathConvNet  # noqa: E402
 from pathconv.modules import PathAwareECA  # noqa: E402
@@ -219,42 +218,21 @@ def test_classifier_can_be_replaced():
 
 
 def test_checkpointing_changes_nothing_but_memory():
-    model, x = small(drop_path_rate=0.0), images()
-    model(x).square().sum().backward()
-    expected = [parameter.grad.clone() for parameter in model.parameters()]
-    model.zero_grad()
-    model.set_grad_checkpointing()
-    model(x).square().sum().backward()
-    assert all(torch.equal(parameter.grad, grad) for parameter, grad in zip(model.parameters(), expected))
+    assert_checkpointing_changes_nothing(small(drop_path_rate=0.0), images())
 
 
 def test_layer_decay_orders_the_network():
     model = small()
-    groups = param_groups_layer_decay(model, 0.05, model.no_weight_decay(), layer_decay=0.5)
-    scale = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
-    assert len(scale) == len(list(model.parameters()))
+    scale, _ = layer_decay(model)
     order = ["stem.conv1", "stage.0.0.invBot.0", "stage.0.1.invBot.0", "downsample.0.0", "head"]
-    scales = [scale[id(model.get_parameter(f"{name}.weight"))] for name in order]
+    scales = [scale(model.get_parameter(f"{name}.weight")) for name in order]
     assert scales == sorted(set(scales))
-    assert scale[id(model.posEmbedding)] == scales[0]
-    assert scale[id(model.stage[1][0].invBot[0].weight)] > scales[3]
+    assert scale(model.posEmbedding) == scales[0]
+    assert scale(model.stage[1][0].invBot[0].weight) > scales[3]
     assert model.group_matcher(coarse=True)["stem"]
 
 
 # Numbers, layouts and copies.
-
-
-class Copies(TorchDispatchMode):
-    """Collects the names of operations that move data without computing anything."""
-
-    def __init__(self):
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in ("clone", "copy_", "contiguous", "_to_copy"):
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 def test_layouts_agree_and_blocks_copy_nothing():

@@ -18,6 +18,7 @@ timm = pytest.importorskip("timm")
 
 from timm.optim import create_optimizer_v2  # noqa: E402
 
+from leanconv.testing.models import assert_refuses_what_is_no_checkpoint  # noqa: E402
 from pix import pick_share  # noqa: E402
 from pix.checkpoints import from_resnet, load_original, read_original  # noqa: E402
 from pix.models import PixResNet  # noqa: E402
@@ -211,21 +212,8 @@ def test_what_does_not_fit_is_an_error():
 
 
 def test_files_that_are_no_checkpoint(tmp_path):
-    path = tmp_path / "best.pth"
-    model = PixResNet(**SIZES)
-    torch.save({"model": original_state(dtype=torch.float32)}, path)
-    whole = path.read_bytes()
-    torch.save({"model": {}, "object": range(3)}, path)
-    contents = {
-        path.read_bytes(): "holds more than tensors, which to read is to run: only if you trust it, pass",
-        b"<!DOCTYPE html><html>Sign in</html>": r"best\.pth is no checkpoint: it starts with b'<!DOCTYPE html><html>",
-        whole[: len(whole) // 2]: "is damaged or no checkpoint",
-    }
-    for content, says in contents.items():
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=says) as caught:
-            load_original(path, model)
-        assert "\n" not in str(caught.value)
+    model, checkpoint = PixResNet(**SIZES), {"model": original_state(dtype=torch.float32)}
+    assert_refuses_what_is_no_checkpoint(lambda path: load_original(path, model), checkpoint, tmp_path)
 
 
 # The weights of the ResNet.

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 timm = pytest.importorskip("timm")
 
-from timm.optim import param_groups_layer_decay  # noqa: E402
 
+from leanconv.testing.models import assert_checkpointing_changes_nothing, layer_decay  # noqa: E402
 from pix import PiX  # noqa: E402
 from pix.models import PixResNet  # noqa: E402
 
@@ -305,20 +305,12 @@ def test_batches_of_none_and_one(batch):
 
 
 def test_checkpointing_changes_nothing_but_memory():
-    model, x = small(), images()
-    model(x).square().sum().backward()
-    expected = [parameter.grad.clone() for parameter in model.parameters()]
-    model.zero_grad()
-    model.set_grad_checkpointing()
-    model(x).square().sum().backward()
-    assert all(torch.equal(parameter.grad, grad) for parameter, grad in zip(model.parameters(), expected))
+    assert_checkpointing_changes_nothing(small(), images())
 
 
 def test_layer_decay_orders_the_network():
     model = small()
-    groups = param_groups_layer_decay(model, 0.05, model.no_weight_decay(), layer_decay=0.5)
-    scale = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
-    assert len(scale) == len(list(model.parameters()))
+    scale, decayed = layer_decay(model)
     order = [
         "conv_stem",
         "layer1.blocks.0.conv_sqz",
@@ -326,11 +318,10 @@ def test_layer_decay_orders_the_network():
         "layer4.blocks.0.conv_ce",
         "classifier",
     ]
-    scales = [scale[id(model.get_parameter(f"{name}.weight"))] for name in order]
-    assert scales == sorted(set(scales)) and scale[id(model.bn_stem.bias)] == scales[0]
+    scales = [scale(model.get_parameter(f"{name}.weight")) for name in order]
+    assert scales == sorted(set(scales)) and scale(model.bn_stem.bias) == scales[0]
     assert model.group_matcher(coarse=True)["stem"]
-    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
-    assert {id(layer.weight) for layer in layers(model)} <= decayed  # as the authors do
+    assert all(decayed(layer.weight) for layer in layers(model))  # as the authors do
 
 
 def test_stochastic_depth_and_dropout():
