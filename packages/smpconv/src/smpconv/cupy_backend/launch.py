@@ -47,7 +47,7 @@ def launch(part: str, kernel: str, p: ctypes.Structure, blocks: int, shared_byte
         CODE[part].launch(kernel, p, blocks, shared_bytes, device)
 
 
-def instance(kernel: str, dtype: torch.dtype, *arguments: int) -> str:
+def instance(kernel: str, dtype: torch.dtype, *arguments: int | str) -> str:
     """The name of a kernel's instance, such as "spread<float, 4>"."""
     return f"{kernel}<{', '.join([C_TYPES[dtype], *map(str, arguments)])}>"
 
