@@ -5,12 +5,14 @@ To join, a package adds `samples/<package>.py` with a list `OPS` of `Op`. Everyt
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -184,3 +186,41 @@ def assert_close(
             atol=atol * scale,
             msg=lambda text, name=name: f"{name} of {of}: {text}",
         )
+
+
+def assert_kernels_hold(
+    ops: list[Op], kernels: dict[str, Callable], dtype: torch.dtype, numbers: Callable[..., Draw] = normal
+) -> None:
+    """Hold other kernels to all samples of `ops`, in all layouts, forward and backward, through the public functions.
+
+    `kernels`, by their names in `torch.ops`, take the place of the reference, and all of them must be called. Of
+    `integers`, results must be exact where an op promises that.
+    """
+    package, called, left_out = ops[0].package, set(), []
+
+    def spy(name):
+        return lambda *args: called.add(name) or kernels[name](*args)
+
+    def upstream(out):
+        return numbers(1)(*out.shape).to(dtype)
+
+    with mock.patch.dict(package.ops.KERNELS, {name: spy(name) for name in kernels}), package.use_backend("reference"):
+        for op in ops:
+            image = op.differentiable[0]
+            for name, sample in op.samples(numbers()).items():
+                if numbers is integers and not op.exact(sample):
+                    left_out.append(name)
+                    continue
+                inputs = convert(sample, "cpu", dtype)
+                wide = {
+                    key: value.double() if key in op.differentiable and value is not None else value
+                    for key, value in inputs.items()
+                }
+                expected = with_gradients(op, op.reference, wide, lambda out: upstream(out).double())
+                for layout, lay_out in LAYOUTS.items():
+                    given = {**inputs, image: lay_out(inputs[image])}
+                    got = with_gradients(op, op.function, given, upstream)
+                    assert_close(got, expected, functools.partial(op.tolerance, dtype=dtype), f"{op} {name} {layout}")
+                    if numbers is integers:
+                        assert all(torch.equal(t, expected[part].to(dtype)) for part, t in got.items()), f"{op} {name}"
+    assert called == set(kernels) or left_out

@@ -6,8 +6,6 @@ Nothing here says how fast the kernels are, and nothing replaces `-m gpu` (see c
 from __future__ import annotations
 
 import ctypes
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,49 +13,32 @@ import torch
 
 from dwoconv1d import cupy_backend, reference, tap_offsets
 from dwoconv1d._common import device_code
+from leanconv.testing.emulator import CODES, LAYOUTS, TOLERANCE, Outputs, build, by_dtype, draw, drawing, error
 
 PACKAGE = Path(__file__).resolve().parents[1]
-EMULATOR = PACKAGE.parents[1] / "tests/emulator/__init__.py"
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-# Largest error over the largest value, sums of some hundred terms included.
-TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-LAYOUTS = ["nchw", "channels_last", "slice", "channel_slice", "reversed"]
 SHARED = 227 * 1024  # bytes a block may ask for on an H200
-MARGIN = 64  # elements around a tensor
+layouts = pytest.mark.parametrize("layout", ["first", "last"])
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     """The CUDA source as a library for the CPU."""
-    if not EMULATOR.exists():
-        pytest.skip("tests/emulator is not beside this package")
-    spec = importlib.util.spec_from_file_location("emulator", EMULATOR)
-    emulator = sys.modules["emulator"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(emulator)
-    if emulator.COMPILER is None:
-        pytest.skip("g++ is not installed")
-    path = tmp_path_factory.mktemp("emulator") / "oriented_conv1d.so"
-    return emulator.build(Path(__file__).parent / "emulated_oriented_conv1d.cpp", PACKAGE / "csrc", path)
+    sources = {"oriented_conv1d": Path(__file__).parent / "emulated_oriented_conv1d.cpp"}
+    return build(sources, PACKAGE / "csrc", tmp_path_factory.mktemp("emulator"))["oriented_conv1d"]
 
 
 @pytest.fixture
 def kernels(library, monkeypatch):
     """The functions of `cupy_backend`, launching on the emulator; outputs are poisoned and lie between margins."""
-    outputs = []
+    outputs = Outputs()
 
     def empty(like, height, width):
         shape = (*like.shape[:2], height, width)
-        order = torch.channels_last if reference.channels_last(like) else torch.contiguous_format
-        strides = torch.empty(shape, memory_format=order).stride()
-        outputs.append(
-            torch.full([like.shape[0] * like.shape[1] * height * width + 2 * MARGIN], torch.nan, dtype=like.dtype)
-        )
-        return outputs[-1].as_strided(shape, strides, MARGIN)
+        return outputs.empty_images(shape, like.dtype, reference.channels_last(like))
 
     def launch(name, params, blocks, shared_bytes, device):
         library.launch(name.encode(), ctypes.byref(params), ctypes.c_longlong(blocks), shared_bytes)
-        for buffer in outputs:
-            assert buffer[:MARGIN].isnan().all() and buffer[-MARGIN:].isnan().all(), f"{name} wrote outside its output"
+        outputs.check(name)
 
     monkeypatch.setattr(cupy_backend, "_empty", empty)
     monkeypatch.setattr(cupy_backend, "_launch", launch)
@@ -65,22 +46,6 @@ def kernels(library, monkeypatch):
     yield cupy_backend
     library.set_order(0)
     library.set_shared_limit(SHARED)
-
-
-def draw(shape, dtype, layout="nchw", seed=0):
-    """Random numbers with NaN all around and between them, wherever no element lies."""
-    n, c, h, w = shape
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-    around, cut = {
-        "nchw": ((n, c, h, w), lambda t: t),
-        "channels_last": ((n, h, w, c), lambda t: t.permute(0, 3, 1, 2)),
-        "slice": ((n + 1, c + 2, h + 3, w + 5), lambda t: t[1:, 1:-1, 2:-1, 3:-2]),
-        "channel_slice": ((n + 1, h + 2, w + 1, c + 3), lambda t: t[1:, 1:-1, :-1, 2:-1].permute(0, 3, 1, 2)),
-        "reversed": ((w, h, c, n), lambda t: t.permute(3, 2, 1, 0)),
-    }[layout]
-    buffer = torch.full([torch.Size(around).numel() + 2 * MARGIN], torch.nan, dtype=dtype)
-    view = cut(buffer[MARGIN:-MARGIN].view(around))
-    return view.copy_(values)
 
 
 def lines(channels, kernel_size, dilation=1):
@@ -98,7 +63,7 @@ def scattered(channels, kernel_size, reach):
     return offsets
 
 
-def run(kernels, shape, offsets, dtype, layout="nchw", stride=(1, 1), residual=True):
+def run(kernels, shape, offsets, dtype, layout="first", stride=(1, 1), residual=True):
     """All three ops, each beside its float64 reference."""
     n, c, h, w = shape
     k = offsets.shape[2]
@@ -123,8 +88,7 @@ def run(kernels, shape, offsets, dtype, layout="nchw", stride=(1, 1), residual=T
 def check(got, expected, dtype):
     for name, a, b in zip(("output", "grad_input", "grad_weight", "grad_bias"), got, expected):
         assert a.shape == b.shape and a.dtype == dtype
-        error = ((a.double() - b).abs().max() / b.abs().max().clamp(min=1)).item() if b.numel() else 0.0
-        assert error <= TOLERANCE[dtype], f"{name} is off by {error}"  # also when it is NaN
+        assert error(a, b) <= TOLERANCE[dtype], f"{name} is off by {error(a, b)}"  # also when it is NaN
 
 
 CASES = {
@@ -142,16 +106,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@by_dtype()
+@layouts
 @pytest.mark.parametrize("case", CASES)
 def test_agrees_with_the_reference(kernels, case, layout, dtype):
     shape, offsets, stride = CASES[case]
     check(*run(kernels, shape, offsets, dtype, layout, stride), dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=lambda d: str(d)[6:])
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@by_dtype(torch.float64, torch.float16)
+@layouts
 @pytest.mark.parametrize(
     ("size", "dilation", "stride"), [((16, 26), 4, (1, 1)), ((12, 40), 8, (1, 1)), ((30, 40), 7, (2, 2))]
 )
@@ -162,7 +126,7 @@ def test_agrees_where_shared_memory_is_short(kernels, library, monkeypatch, size
     check(*run(kernels, (1, 9, *size), lines(9, 9, dilation), dtype, layout, stride), dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:])
+@by_dtype(torch.float32, torch.bfloat16)
 @pytest.mark.parametrize("layout", LAYOUTS[2:])
 @pytest.mark.parametrize("shape", [(3, 5, 9, 11), (2, 1, 6, 7), (2, 4, 5, 1)], ids=str)
 def test_takes_any_strides(kernels, shape, layout, dtype):
@@ -171,11 +135,7 @@ def test_takes_any_strides(kernels, shape, layout, dtype):
 
 def test_agrees_on_drawn_cases(kernels):
     """Sizes, strides and tables drawn at random, in the dtype in which any mistake shows."""
-    draws = torch.Generator().manual_seed(0)
-
-    def number(low, high):
-        return int(torch.randint(low, high + 1, (), generator=draws))
-
+    number = drawing(0)
     for _ in range(40):
         shape = number(1, 5), number(1, 12), number(1, 20), number(1, 20)
         offsets = (
@@ -190,8 +150,8 @@ def test_agrees_on_drawn_cases(kernels):
         )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=lambda d: str(d)[6:])
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@by_dtype(torch.float32, torch.float16)
+@layouts
 @pytest.mark.parametrize("case", ["model", "stem", "any offsets, strided", "many taps"])
 def test_no_order_of_threads_changes_a_bit(kernels, library, case, layout, dtype):
     """A race would: between barriers the emulator runs threads, and blocks, in whatever order it is told."""
@@ -203,7 +163,7 @@ def test_no_order_of_threads_changes_a_bit(kernels, library, case, layout, dtype
         assert all(torch.equal(a, b) for a, b in zip(first, again))
 
 
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@layouts
 def test_a_stride_beyond_shared_memory(kernels, layout):
     x, weight, offsets = draw((1, 2, 2, 90000), torch.float32, layout), torch.ones(2, 5), lines(2, 5)
     y = kernels.oriented_conv1d(x, weight, offsets, None, 1, 89999, False)
@@ -217,7 +177,7 @@ def test_empty(kernels, shape):
     assert all(not t.any() for t in got[2:])  # sums over nothing
 
 
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@layouts
 def test_infinities_stay_where_they_belong(kernels, layout):
     x, weight, offsets = draw((3, 9, 6, 7), torch.float16, layout), torch.ones(9, 7).half(), lines(9, 7)
     x[1, 4, 2, 3] = torch.inf
@@ -272,12 +232,12 @@ def test_python_plans_as_the_library_does(kernels, library, weight_sums):
         assert python.shared_bytes <= limit
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@by_dtype()
+@layouts
 def test_the_library_launches_as_python_does(kernels, library, monkeypatch, layout, dtype):
     shape, offsets, stride = CASES["stem"]
     expected, _ = run(kernels, shape, offsets, dtype, layout, stride)
-    code = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}[dtype]
+    code = CODES[dtype]
 
     def launch(name, params, *_):
         if not name.startswith("finish"):  # the library adds the blocks' sums in the same call

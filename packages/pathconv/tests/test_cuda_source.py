@@ -6,10 +6,7 @@ Nothing here says how fast the kernels are, and nothing replaces `-m gpu` (see c
 from __future__ import annotations
 
 import ctypes
-import functools
-import importlib.util
-import math
-import sys
+import importlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,82 +14,53 @@ import pytest
 import torch
 
 import pathconv
+from leanconv.testing.emulator import (
+    CODES,
+    LAYOUTS,
+    REPOSITORY,
+    TOLERANCE,
+    Outputs,
+    build,
+    by_dtype,
+    draw,
+    drawing,
+    error,
+)
 from pathconv import cupy_backend, ops, reference, reference_depthwise
 from pathconv._common import device_code
 from pathconv.cupy_backend import depthwise, traversal
-from pathconv.cupy_backend import launch as launches
 
 PACKAGE = Path(__file__).resolve().parents[1]
-EMULATOR = PACKAGE.parents[1] / "tests/emulator/__init__.py"
 MODULES = {"traversal": traversal, "depthwise": depthwise}
 SOURCES = {"traversal": "emulated_traverse.cpp", "depthwise": "emulated_depthwise_conv1d.cpp"}
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-# Largest error over the largest value, sums of some hundred terms included.
-TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-MARGIN = 64  # elements around a tensor
-dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 lasts = pytest.mark.parametrize("last", [False, True], ids=["channels_first", "channels_last"])
 
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory):
     """The CUDA source as libraries for the CPU."""
-    if not EMULATOR.exists():
-        pytest.skip("tests/emulator is not beside this package")
-    spec = importlib.util.spec_from_file_location("emulator", EMULATOR)
-    emulator = sys.modules["emulator"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(emulator)
-    if emulator.COMPILER is None:
-        pytest.skip("g++ is not installed")
-    folder = tmp_path_factory.mktemp("emulator")
-    return {
-        part: emulator.build(Path(__file__).parent / source, PACKAGE / "csrc", folder / f"{part}.so")
-        for part, source in SOURCES.items()
-    }
+    sources = {part: Path(__file__).parent / source for part, source in SOURCES.items()}
+    return build(sources, PACKAGE / "csrc", tmp_path_factory.mktemp("emulator"))
 
 
 @pytest.fixture
 def kernels(libraries, monkeypatch):
     """`cupy_backend`, launching on the emulator; what no kernel writes is NaN, and results lie between margins."""
-    outputs = []
-
-    def empty(like, shape, channels_last):
-        buffer = torch.full([math.prod(shape) + 2 * MARGIN], torch.nan, dtype=like.dtype)
-        outputs.append(buffer)
-        return buffer.as_strided(shape, launches.empty(buffer, shape, channels_last).stride(), MARGIN)
+    outputs = Outputs()
 
     def launch(part, name, params, blocks, shared_bytes, device):
         if blocks > 0:
             libraries[part].launch(name.encode(), ctypes.byref(params), ctypes.c_longlong(blocks), shared_bytes)
-        for buffer in outputs[-1:]:
-            assert buffer[:MARGIN].isnan().all() and buffer[-MARGIN:].isnan().all(), f"{name} wrote outside its output"
+        outputs.check(name)
 
     for module in MODULES.values():
-        monkeypatch.setattr(module, "empty", empty)
+        monkeypatch.setattr(module, "empty", lambda like, *args: outputs.empty_images(args[0], like.dtype, args[1]))
         monkeypatch.setattr(module, "launch", launch)
     torch.use_deterministic_algorithms(True)  # fills what `new_empty` makes with NaN
     yield cupy_backend
     torch.use_deterministic_algorithms(False)
     for library in libraries.values():
         library.set_order(0)
-
-
-def draw(shape, dtype, layout="first", seed=0):
-    """Random numbers (N, C, ...) with NaN all around and between them, wherever no element lies."""
-    n, c, *size = shape
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-    inner, more = (slice(1, -2),) * len(size), [s + 3 for s in size]
-    around, cut = {
-        "first": ((n, c, *size), lambda t: t),
-        "last": ((n, *size, c), lambda t: t.movedim(-1, 1)),
-        "slice": ((n + 1, c + 2, *more), lambda t: t[(slice(1, None), slice(1, -1), *inner)]),
-        "slice_last": ((n + 1, *more, c + 3), lambda t: t[(slice(1, None), *inner, slice(2, -1))].movedim(-1, 1)),
-        "reversed": ((*size[::-1], c, n), lambda t: t.permute(*range(t.dim())[::-1])),
-    }[layout]
-    buffer = torch.full([math.prod(around) + 2 * MARGIN], torch.nan, dtype=dtype)
-    view = cut(buffer[MARGIN:-MARGIN].view(around))
-    return view.copy_(values)
 
 
 def tables(paths, height, width, seed=0):
@@ -107,8 +75,7 @@ def check(got, expected, dtype):
     assert len(got) == len(expected)
     for name, (a, b) in enumerate(zip(got, expected)):
         assert a.shape == b.shape and a.dtype == dtype
-        error = ((a.double() - b).abs().max() / b.abs().max().clamp(min=1)).item() if b.numel() else 0.0
-        assert error <= TOLERANCE[dtype], f"result {name} is off by {error}"  # also when it is NaN
+        assert error(a, b) <= TOLERANCE[dtype], f"result {name} is off by {error(a, b)}"  # also when it is NaN
 
 
 def run_traversal(kernels, shape, paths, outputs, dtype, last=False, layout=None):
@@ -153,14 +120,14 @@ TRAVERSALS = {  # shape, paths, outputs
 }
 
 
-@dtypes
+@by_dtype()
 @lasts
 @pytest.mark.parametrize("case", TRAVERSALS)
 def test_traversal_agrees_with_the_reference(kernels, case, last, dtype):
     check(*run_traversal(kernels, *TRAVERSALS[case], dtype, last), dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:])
+@by_dtype(torch.float32, torch.bfloat16)
 @lasts
 @pytest.mark.parametrize("layout", ["slice", "slice_last", "reversed"])
 def test_traversal_takes_any_strides(kernels, layout, last, dtype):
@@ -174,7 +141,7 @@ def test_traversal_agrees_on_drawn_cases(kernels, last):
     number = drawing(3)
     for _ in range(15):
         shape = number(1, 6), number(1, 20), number(1, 12), number(1, 12)
-        layout = ["first", "last", "slice", "slice_last", "reversed"][number(0, 4)]
+        layout = LAYOUTS[number(0, 4)]
         check(*run_traversal(kernels, shape, number(1, 8), number(1, 70), torch.float64, last, layout), torch.float64)
 
 
@@ -215,7 +182,7 @@ DEPTHWISE = {  # shape, multiplier, taps, stride, padding
 }
 
 
-@dtypes
+@by_dtype()
 @pytest.mark.parametrize("layout", ["first", "last"])
 @pytest.mark.parametrize("per_sample", [False, True], ids=["shared", "per_sample"])
 @pytest.mark.parametrize("case", DEPTHWISE)
@@ -223,7 +190,7 @@ def test_depthwise_agrees_with_the_reference(kernels, case, per_sample, layout, 
     check(*run_depthwise(kernels, *DEPTHWISE[case], dtype, per_sample=per_sample, layout=layout), dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:])
+@by_dtype(torch.float32, torch.bfloat16)
 @pytest.mark.parametrize("layout", ["slice", "slice_last", "reversed"])
 def test_depthwise_takes_any_strides(kernels, layout, dtype):
     check(*run_depthwise(kernels, (3, 5, 11), 2, 4, 2, 1, dtype, layout=layout), dtype)
@@ -234,7 +201,7 @@ def test_depthwise_agrees_on_drawn_cases(kernels):
     for _ in range(40):
         taps, padding = number(1, 30), number(0, 12)
         shape = number(1, 5), number(1, 70), number(max(taps - 2 * padding, 1), 60)
-        layout = ["first", "last", "slice", "slice_last", "reversed"][number(0, 4)]
+        layout = LAYOUTS[number(0, 4)]
         options = {"per_sample": bool(number(0, 1)), "layout": layout}
         check(
             *run_depthwise(kernels, shape, number(1, 3), taps, number(1, 5), padding, torch.float64, **options),
@@ -242,7 +209,7 @@ def test_depthwise_agrees_on_drawn_cases(kernels):
         )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=lambda d: str(d)[6:])
+@by_dtype(torch.float32, torch.float16)
 @lasts
 def test_no_order_of_threads_changes_a_bit(kernels, libraries, last, dtype):
     """A race would: between barriers the emulator runs threads, and blocks, in whatever order it is told."""
@@ -366,7 +333,7 @@ def test_python_plans_as_the_library_does(libraries, part):
             assert python.shared_bytes <= 64 * 1024
 
 
-@dtypes
+@by_dtype()
 @lasts
 def test_the_library_launches_as_python_does(kernels, libraries, monkeypatch, last, dtype):
     layout = "last" if last else "first"
@@ -392,44 +359,10 @@ def test_the_library_launches_as_python_does(kernels, libraries, monkeypatch, la
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:])
+@by_dtype(torch.float32, torch.bfloat16)
 def test_the_contract_holds(kernels, monkeypatch, dtype):
     """All samples of tests/contract, in all layouts, forward and backward, through the public functions."""
-    monkeypatch.syspath_prepend(EMULATOR.parents[1] / "contract")
+    monkeypatch.syspath_prepend(REPOSITORY / "tests/contract")
     contract = importlib.import_module("contract")
-    called = set()
-
-    def kernel(name):
-        return lambda *args: called.add(name) or getattr(kernels, name)(*args)
-
-    for name in ops.SCHEMAS:  # kernels of CPU tensors too
-        monkeypatch.setitem(ops.KERNELS, name, kernel(name))
-    with pathconv.use_backend("reference"):
-        for op in contract.discover():
-            if op.package is not pathconv:
-                continue
-            image = op.differentiable[0]
-            for name, sample in op.samples(contract.normal()).items():
-                inputs = contract.convert(sample, "cpu", dtype)
-                wide = {
-                    key: value.double() if key in op.differentiable and value is not None else value
-                    for key, value in inputs.items()
-                }
-                expected = contract.with_gradients(op, op.reference, wide, lambda out: upstream(out, dtype).double())
-                for layout, lay_out in contract.LAYOUTS.items():
-                    given = {**inputs, image: lay_out(inputs[image])}
-                    got = contract.with_gradients(op, op.function, given, lambda out: upstream(out, dtype))
-                    tolerance = functools.partial(op.tolerance, dtype=dtype)
-                    contract.assert_close(got, expected, tolerance, of=f"{op} {name} {layout}")
-    assert called == set(ops.SCHEMAS)
-
-
-def upstream(out, dtype):
-    """The gradient of an output: the same numbers for the same shape."""
-    return torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
-
-
-def drawing(seed):
-    """number(low, high): an integer drawn from low to high."""
-    draws = torch.Generator().manual_seed(seed)
-    return lambda low, high: int(torch.randint(low, high + 1, (), generator=draws))
+    samples = [op for op in contract.discover() if op.package is pathconv]
+    contract.assert_kernels_hold(samples, {name: getattr(kernels, name) for name in ops.SCHEMAS}, dtype)

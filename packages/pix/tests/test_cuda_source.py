@@ -6,78 +6,59 @@ Nothing here says how fast the kernels are, and nothing replaces `-m gpu` (see c
 from __future__ import annotations
 
 import ctypes
-import functools
-import importlib.util
+import importlib
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import pix
+from leanconv.testing.emulator import (
+    CODES,
+    LAYOUTS,
+    REPOSITORY,
+    TOLERANCE,
+    Outputs,
+    build,
+    by_dtype,
+    draw,
+    drawing,
+    error,
+    place,
+)
 from pix import cupy_backend, ops, reference
 from pix._common import device_code
 from pix.cupy_backend import gates, maps
 
 PACKAGE = Path(__file__).resolve().parents[1]
-EMULATOR = PACKAGE.parents[1] / "tests/emulator/__init__.py"
 SOURCES = {"maps": "emulated_pick_or_mix.cpp", "gates": "emulated_pix.cpp"}
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-# Largest error over the largest value, sums of some hundred terms included.
-TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-MARGIN = 64  # elements around a tensor
-UNSEEN = 0xAB  # of integers that no kernel writes; floats are NaN
-LAYOUTS = ["first", "last", "slice", "slice_last", "reversed"]
-dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 layouts = pytest.mark.parametrize("layout", ["first", "last"])
 
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory):
     """The CUDA source as libraries for the CPU."""
-    if not EMULATOR.exists():
-        pytest.skip("tests/emulator is not beside this package")
-    spec = importlib.util.spec_from_file_location("emulator", EMULATOR)
-    emulator = sys.modules["emulator"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(emulator)
-    if emulator.COMPILER is None:
-        pytest.skip("g++ is not installed")
-    folder = tmp_path_factory.mktemp("emulator")
-    return {
-        part: emulator.build(Path(__file__).parent / source, PACKAGE / "csrc", folder / f"{part}.so")
-        for part, source in SOURCES.items()
-    }
+    sources = {part: Path(__file__).parent / source for part, source in SOURCES.items()}
+    return build(sources, PACKAGE / "csrc", tmp_path_factory.mktemp("emulator"))
 
 
 @pytest.fixture
 def kernels(libraries, monkeypatch):
     """`cupy_backend`, launching on the emulator; what no kernel writes is NaN, and results lie between margins."""
-    buffers = []
-
-    def between_margins(shape, dtype):
-        unseen = torch.nan if dtype.is_floating_point else UNSEEN
-        buffers.append(torch.full([math.prod(shape) + 2 * MARGIN], unseen, dtype=dtype))
-        del buffers[:-8]
-        return buffers[-1][MARGIN:-MARGIN].view(shape)
+    outputs = Outputs()
 
     def empty(like, channels, last, dtype=None):
         n, _, h, w = like.shape
-        if last:
-            return between_margins((n, h, w, channels), dtype or like.dtype).movedim(-1, 1)
-        return between_margins((n, channels, h, w), dtype or like.dtype)
+        return outputs.empty_images((n, channels, h, w), dtype or like.dtype, last)
 
     def numbers(like, *shape):
-        return between_margins(shape, torch.float64 if like.dtype == torch.float64 else torch.float32)
+        return outputs.empty(shape, torch.float64 if like.dtype == torch.float64 else torch.float32)
 
     def launch(part, name, params, blocks, shared_bytes, device):
         if blocks > 0:
             libraries[part].launch(name.encode(), ctypes.byref(params), ctypes.c_longlong(blocks), shared_bytes)
-        for buffer in buffers:
-            for margin in (buffer[:MARGIN], buffer[-MARGIN:]):
-                untouched = margin.isnan() if margin.is_floating_point() else margin == UNSEEN
-                assert untouched.all(), f"{name} wrote outside a tensor"
+        outputs.check(name)
 
     for module in (maps, gates):
         monkeypatch.setattr(module, "empty", empty)
@@ -90,29 +71,6 @@ def kernels(libraries, monkeypatch):
         library.set_order(0)
 
 
-def draw(shape, dtype, layout="first", seed=0):
-    """Random numbers (N, C, H, W) with NaN all around and between them, wherever no element lies."""
-    return place(torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dtype, layout)
-
-
-def place(values, dtype, layout):
-    """`values` in a layout, in the middle of what must not be read."""
-    n, c, h, w = values.shape
-    inner = slice(1, -2)
-    around, cut = {
-        "first": ((n, c, h, w), lambda t: t),
-        "last": ((n, h, w, c), lambda t: t.movedim(-1, 1)),
-        "slice": ((n + 1, c + 2, h + 3, w + 3), lambda t: t[1:, 1:-1, inner, inner]),
-        "slice_last": ((n + 1, h + 3, w + 3, c + 3), lambda t: t[1:, inner, inner, 2:-1].movedim(-1, 1)),
-        "reversed": ((w, h, c, n), lambda t: t.permute(3, 2, 1, 0)),
-        "odd": ((n, c, h, w), lambda t: t),
-        "odd_last": ((n, h, w, c), lambda t: t.movedim(-1, 1)),
-    }[layout]
-    start = MARGIN + layout.startswith("odd")  # no vector begins there
-    buffer = torch.full([math.prod(around) + 2 * MARGIN], torch.nan if dtype.is_floating_point else 99, dtype=dtype)
-    return cut(buffer[start : start + math.prod(around)].view(around)).copy_(values)
-
-
 def draw_gates(batch, outputs, dtype, seed=0):
     """Gates on both sides of 1/2, in accumulation precision."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -123,8 +81,7 @@ def check(got, expected, dtype):
     assert len(got) == len(expected)
     for name, (a, b) in enumerate(zip(got, expected)):
         assert a.shape == b.shape
-        error = ((a.double() - b).abs().max() / b.abs().max().clamp(min=1)).item() if b.numel() else 0.0
-        assert error <= TOLERANCE[dtype], f"result {name} is off by {error}"  # also when it is NaN
+        assert error(a, b) <= TOLERANCE[dtype], f"result {name} is off by {error(a, b)}"  # also when it is NaN
 
 
 def lies_as(t, like):
@@ -202,7 +159,7 @@ SHAPES = {  # shape, zeta
 }
 
 
-@dtypes
+@by_dtype()
 @layouts
 @pytest.mark.parametrize("case", SHAPES)
 def test_pick_or_mix_agrees_with_the_reference(kernels, case, layout, dtype):
@@ -211,7 +168,7 @@ def test_pick_or_mix_agrees_with_the_reference(kernels, case, layout, dtype):
         check(got, expected, dtype)
 
 
-@dtypes
+@by_dtype()
 @layouts
 @pytest.mark.parametrize("case", SHAPES)
 def test_pix_agrees_with_the_reference(kernels, case, layout, dtype):
@@ -219,7 +176,7 @@ def test_pix_agrees_with_the_reference(kernels, case, layout, dtype):
     check(*run_pix(kernels, *SHAPES[case], dtype, layout, bias=False, l1=True, through_p=False)[:2], dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:])
+@by_dtype(torch.float32, torch.bfloat16)
 @pytest.mark.parametrize("layout", ["slice", "slice_last", "reversed", "odd", "odd_last"])
 def test_any_strides_and_any_alignment(kernels, layout, dtype):
     for shape, zeta in (((3, 16, 6, 10), 4), ((2, 12, 4, 8), 2), ((2, 8, 5, 7), 1), ((2, 10, 4, 4), 3)):
@@ -227,7 +184,7 @@ def test_any_strides_and_any_alignment(kernels, layout, dtype):
         check(*run_pix(kernels, shape, zeta, dtype, layout, l1=True)[:2], dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=lambda d: str(d)[6:])
+@by_dtype(torch.float64, torch.float16)
 def test_drawn_cases(kernels, dtype):
     """Sizes drawn at random."""
     number = drawing(3)
@@ -289,7 +246,7 @@ def test_the_threshold_is_that_of_float32(kernels, tau):
         check([y], [Y.double()], dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=lambda d: str(d)[6:])
+@by_dtype(torch.float32, torch.float16)
 @layouts
 def test_no_order_of_threads_changes_a_bit(kernels, libraries, layout, dtype):
     """A race would: between barriers the emulator runs threads, and blocks, in whatever order it is told."""
@@ -396,7 +353,7 @@ def test_python_plans_as_the_library_does(libraries):
         assert bytes(python) == bytes(native)
 
 
-@dtypes
+@by_dtype()
 @layouts
 def test_the_library_launches_as_python_does(kernels, libraries, monkeypatch, layout, dtype):
     cases = [SHAPES[name] for name in ("block", "threes", "large", "gate")]
@@ -432,46 +389,11 @@ def test_the_library_launches_as_python_does(kernels, libraries, monkeypatch, la
 
 @pytest.mark.slow
 @pytest.mark.parametrize("numbers", ["normal", "integers"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:])
+@by_dtype(torch.float32, torch.bfloat16)
 def test_the_contract_holds(kernels, monkeypatch, dtype, numbers):
     """All samples of tests/contract, in all layouts, forward and backward, through the public functions."""
-    monkeypatch.syspath_prepend(EMULATOR.parents[1] / "contract")
+    monkeypatch.syspath_prepend(REPOSITORY / "tests/contract")
     contract = importlib.import_module("contract")
-    draw_sample, called = getattr(contract, numbers), set()
-
-    def kernel(name):
-        return lambda *args: called.add(name) or getattr(kernels, name)(*args)
-
-    def upstream(out):
-        return draw_sample(1)(*out.shape).to(dtype)
-
-    for name in ops.SCHEMAS:  # kernels of CPU tensors too
-        monkeypatch.setitem(ops.KERNELS, name, kernel(name))
-    with pix.use_backend("reference"):
-        for op in contract.discover():
-            if op.package is not pix:
-                continue
-            image = op.differentiable[0]
-            for name, sample in op.samples(draw_sample()).items():
-                if numbers == "integers" and not op.exact(sample):
-                    continue
-                inputs = contract.convert(sample, "cpu", dtype)
-                wide = {
-                    key: value.double() if key in op.differentiable and value is not None else value
-                    for key, value in inputs.items()
-                }
-                expected = contract.with_gradients(op, op.reference, wide, lambda out: upstream(out).double())
-                for layout, lay_out in contract.LAYOUTS.items():
-                    given = {**inputs, image: lay_out(inputs[image])}
-                    got = contract.with_gradients(op, op.function, given, upstream)
-                    tolerance = functools.partial(op.tolerance, dtype=dtype)
-                    contract.assert_close(got, expected, tolerance, of=f"{op} {name} {layout}")
-                    if numbers == "integers":
-                        assert all(torch.equal(t, expected[part].to(dtype)) for part, t in got.items())
-    assert called == set(ops.SCHEMAS) or numbers == "integers"
-
-
-def drawing(seed):
-    """number(low, high): an integer drawn from low to high."""
-    draws = torch.Generator().manual_seed(seed)
-    return lambda low, high: int(torch.randint(low, high + 1, (), generator=draws))
+    samples = [op for op in contract.discover() if op.package is pix]
+    found = {name: getattr(kernels, name) for name in ops.SCHEMAS}
+    contract.assert_kernels_hold(samples, found, dtype, getattr(contract, numbers))

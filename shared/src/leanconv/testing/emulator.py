@@ -16,18 +16,26 @@ import pytest
 import torch
 from torch import Tensor
 
-EMULATOR = Path(__file__).resolve().parents[4] / "tests/emulator/__init__.py"
-DTYPES = {torch.float64: 1, torch.float32: 0, torch.float16: 2, torch.bfloat16: 3}  # with their numbers in C++
+REPOSITORY = Path(__file__).resolve().parents[4]
+CODES = {torch.float64: 1, torch.float32: 0, torch.float16: 2, torch.bfloat16: 3}  # what C++ calls the dtypes
+# Largest `error` of kernels, whose sums have some hundred terms.
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 LAYOUTS = ["first", "last", "slice", "slice_last", "reversed"]  # of (N, C, ...): where the channels lie, and in what
 MARGIN = 64  # elements around a tensor
 UNSEEN = 0xAB  # of integers that no kernel writes; floats are NaN
 
 
+def by_dtype(*dtypes: torch.dtype) -> pytest.MarkDecorator:
+    """Run a test for each of `dtypes`; without any, for all."""
+    return pytest.mark.parametrize("dtype", dtypes or list(CODES), ids=lambda dtype: str(dtype)[6:])
+
+
 def build(sources: dict[str, Path], csrc: Path, folder: Path) -> dict[str, ctypes.CDLL]:
     """Compile C++ files that include CUDA source of `csrc` into libraries for the CPU; skip where that cannot be."""
-    if not EMULATOR.exists():
+    init = REPOSITORY / "tests/emulator/__init__.py"
+    if not init.exists():
         pytest.skip("leanconv does not lie in its repository, where tests/emulator is")
-    spec = importlib.util.spec_from_file_location("emulator", EMULATOR)
+    spec = importlib.util.spec_from_file_location("emulator", init)
     assert spec and spec.loader
     emulator = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(emulator)
