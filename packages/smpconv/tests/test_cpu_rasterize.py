@@ -135,3 +135,16 @@ def test_threads_do_not_change_a_bit():
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("size", [(50,), (13, 13)], ids=["sequence", "image"])
+@pytest.mark.parametrize("radius", [0.2, 0.9, 3.0])
+def test_wide_tents_of_many_channels(radius, size, average):
+    """Many channels take a dense product where tents are wide, one channel never does."""
+    coords, radii, weight = points(2, 150, 12, len(size), 0.3)
+    radii[0] = radius
+    compare(coords, radii, weight, size, average, False)
+    kernel = kernels.rasterize(coords, radii, weight, size, average, False)
+    alone = [kernels.rasterize(coords, radii, w, size, average, False) for w in weight.split(1, 1)]
+    torch.testing.assert_close(kernel, torch.cat(alone, 1), rtol=0, atol=1e-5)

@@ -50,6 +50,21 @@ inline void add_tents(const RasterizeParams& p, const Touches& touches, const A*
   }
 }
 
+// The same as a product with a dense matrix, which starts from zero.
+template <class A>
+inline void multiply_dense(const RasterizeParams& p, const A* dense, const A* weight, A* image) {
+  constexpr int64_t lanes = kLanes<A>;
+  for (int64_t t = 0; t < p.height * p.width; t += kStep) {
+    Vector<A> sums[kStep] = {};
+    for (int64_t i = 0; i < p.points; ++i, dense += kStep) {
+      const Vector<A> w = load(weight + i * lanes);
+#pragma GCC unroll 8
+      for (int64_t k = 0; k < kStep; ++k) sums[k] += w * dense[k];
+    }
+    for (int64_t k = 0; k < kStep; ++k) store(image + (t + k) * lanes, sums[k]);
+  }
+}
+
 template <class T>
 void rasterize_of(const RasterizeParams& p, const RasterizeTask& task) {
   using A = Sum<T>;
@@ -61,9 +76,13 @@ void rasterize_of(const RasterizeParams& p, const RasterizeTask& task) {
   for (int64_t c = 0; c < task.channels; c += lanes) {
     const int64_t channels = min(lanes, task.channels - c);
     pack_numbers(static_cast<const T*>(task.weight) + c * p.points, p.points, channels, p.points, weight);
-    for (int64_t t = 0; t < taps + kStep; t += lanes)
-      if (touches.live[t / lanes]) fill_zero(image + t * lanes, lanes);
-    add_tents(p, touches, weight, image);
+    if (touches.dense != nullptr) {
+      multiply_dense(p, static_cast<const A*>(touches.dense), weight, image);
+    } else {
+      for (int64_t t = 0; t < taps + kStep; t += lanes)
+        if (touches.live[t / lanes]) fill_zero(image + t * lanes, lanes);
+      add_tents(p, touches, weight, image);
+    }
     T* out = static_cast<T*>(task.out) + c * taps;
     for (int64_t t = 0; t < taps; t += lanes) {
       const int64_t n = min(lanes, taps - t);
@@ -162,8 +181,7 @@ inline auto with_zero(DType dtype, const F& f) {
   }
 }
 
-bool rasterize_find(const RasterizeParams& p, const void* coords, const void* radius, bool backward,
-                    const Touches& out) {
+bool rasterize_find(const RasterizeParams& p, const void* coords, const void* radius, bool backward, Touches& out) {
   return with_zero(p.dtype, [&](auto zero) { return find_of<decltype(zero)>(p, coords, radius, backward, out); });
 }
 

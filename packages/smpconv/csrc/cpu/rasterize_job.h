@@ -39,8 +39,13 @@ struct Touches {
   void* phi;
   void *row_sign, *column_sign;  // of p - x; for the backward pass
   void* share;                   // (taps + kStep,) 1 / (n + 1e-6), if averaged
+  void* dense;                   // phi of all points in eights of taps, where that pays; for the forward pass
   uint8_t* live;                 // whether a point touches any tap of each tile of lanes
 };
+
+inline int64_t dense_numbers(const RasterizeParams& p) {
+  return ((p.height * p.width + kStep - 1) / kStep + 1) * kStep * p.points;
+}
 
 // Channels [0, channels) of one group; `weight` and the kernel or their gradients.
 struct RasterizeTask {
@@ -56,7 +61,7 @@ struct RasterizeTask {
 struct RasterizeLevel {
   int64_t (*scratch)(const RasterizeParams&);
   // False where a point is not finite.
-  bool (*find)(const RasterizeParams&, const void* coords, const void* radius, bool backward, const Touches&);
+  bool (*find)(const RasterizeParams&, const void* coords, const void* radius, bool backward, Touches&);
   void (*forward)(const RasterizeParams&, const RasterizeTask&);
   void (*backward)(const RasterizeParams&, const RasterizeTask&);
 };

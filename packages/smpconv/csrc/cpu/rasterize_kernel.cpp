@@ -58,7 +58,10 @@ class Room {
 
   template <class T>
   bool find(const RasterizeLevel& level, const T* coords, const T* radius) {
-    make_room(most(radius));
+    const int64_t count = most(radius);
+    make_room(count);
+    // Less is never worth a dense product; a bound on the density is enough to make room.
+    if (!backward_ && !dense_ && 4 * count > p_.points * p_.height * p_.width) dense_.reset(new A[dense_numbers(p_)]);
     touches_ = {{rows_.data(), p_.height, p_.flip},
                 {columns_.data(), p_.width, false},
                 starts_.data(),
@@ -67,6 +70,7 @@ class Room {
                 signs_[0].get(),
                 signs_[1].get(),
                 share_.data(),
+                dense_.get(),
                 live_.data()};
     return level.find(p_, coords, radius, backward_, touches_);
   }
@@ -103,7 +107,7 @@ class Room {
   std::vector<double> rows_, columns_;
   std::vector<int64_t> starts_;
   std::unique_ptr<int32_t[]> taps_;
-  std::unique_ptr<A[]> phi_, signs_[2];
+  std::unique_ptr<A[]> phi_, signs_[2], dense_;
   std::vector<A> share_;
   std::vector<uint8_t> live_;
   Touches touches_ = {};

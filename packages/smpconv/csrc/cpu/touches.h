@@ -99,9 +99,30 @@ class TouchList {
   int64_t count_ = 0;
 };
 
+// Whether a dense product of so many taps is quicker than a list with a share `density` of them: in cycles that were
+// measured, of a list's touch 2.3 and a product's 0.7 for each vector of channels; the dense numbers cost 2 and 0.5
+// once.
+inline bool dense_pays(double density, int64_t vectors) {
+  return static_cast<double>(vectors) * (2.3 * density - 0.7) > 2 * density + 0.5;
+}
+
+// phi[tap / 8][point][tap % 8]
+template <class A>
+inline void spread(const RasterizeParams& p, const Touches& touches) {
+  const A* phi = static_cast<const A*>(touches.phi);
+  A* dense = static_cast<A*>(touches.dense);
+  __builtin_memset(dense, 0, dense_numbers(p) * sizeof(A));
+  for (int64_t i = 0; i < p.points; ++i) {
+    for (int64_t j = touches.starts[i]; j < touches.starts[i + 1]; ++j) {
+      const int64_t tap = touches.taps[j];
+      dense[(tap / kStep * p.points + i) * kStep + tap % kStep] = phi[j];
+    }
+  }
+}
+
 // Lists all touches, and what follows from them.
 template <class T>
-bool find_of(const RasterizeParams& p, const void* coords_, const void* radius_, bool backward, const Touches& out) {
+bool find_of(const RasterizeParams& p, const void* coords_, const void* radius_, bool backward, Touches& out) {
   using A = Sum<T>;
   const T *coords = static_cast<const T*>(coords_), *radius = static_cast<const T*>(radius_);
   const int row_part = p.flip ? 1 : 0, column_part = p.dims == 1 || p.flip ? 0 : 1;
@@ -136,6 +157,9 @@ bool find_of(const RasterizeParams& p, const void* coords_, const void* radius_,
     for (int64_t j = 0; j < list.count(); ++j) share[out.taps[j]] += 1;
     for (int64_t t = 0; t < beyond; ++t) share[t] = static_cast<A>(1 / (static_cast<double>(share[t]) + 1e-6));
   }
+  const double density = static_cast<double>(list.count()) / static_cast<double>(max(p.points * beyond, 1));
+  if (backward || !dense_pays(density, (p.channels + lanes - 1) / lanes)) out.dense = nullptr;
+  if (out.dense != nullptr) spread<A>(p, out);
   return true;
 }
 
