@@ -8,14 +8,16 @@ runtime table and of its stem.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 import dwoconv1d
-from leanconv.benchmark import SETS, copy_bandwidth, environment, milliseconds, write
+from leanconv.benchmark import SETS, Calls, bandwidth
 
 SHAPES = [
     (64, 512, 56, 1),
@@ -29,9 +31,7 @@ KERNEL_SIZES = [7, 15, 31]
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def measure(
-    shape: tuple[int, int, int, int], kernel_size: int, dtype: torch.dtype, layout: str, repeats: int, copy: float
-) -> dict:
+def calls(shape: tuple[int, int, int, int], kernel_size: int, dtype: torch.dtype, layout: str) -> Calls:
     batch, channels, size, stride = shape
     angle = dwoconv1d.assign_angles(channels)
     offsets = torch.stack(dwoconv1d.tap_offsets(kernel_size, angle)).int().contiguous().cuda()
@@ -48,7 +48,7 @@ def measure(
         torch.zeros(channels, device="cuda", dtype=dtype),
     )
     op, steps = torch.ops.dwoconv1d, (stride, stride)
-    calls = {
+    functions: dict[str, Callable[[int], object]] = {
         "forward": lambda i: op.oriented_conv1d(x[i], weight, offsets, bias, *steps, False),
         "grad_input": lambda i: op.oriented_conv1d_grad_input(grad[i], weight, offsets, size, size, *steps, False),
         "grad_weight": lambda i: op.oriented_conv1d_grad_weight(grad[i], x[i], offsets, *steps),
@@ -57,40 +57,15 @@ def measure(
         ),
     }
     least = x[0].nbytes + grad[0].nbytes
-    result = {"shape": shape, "kernel_size": kernel_size, "dtype": str(dtype)[6:], "layout": layout, "bytes": least}
-    with torch.no_grad():
-        for name, call in calls.items():
-            time = milliseconds(call, repeats)
-            result[name] = {"ms": time, "of copy": least / time * 1e3 / copy}
-    return result
+    return {name: (function, least) for name, function in functions.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results/cuda_bandwidth.json")
-    args, _ = parser.parse_known_args()  # the options of the other benchmarks do not concern this one
-    if not torch.cuda.is_available():
-        print("cuda_bandwidth: not measured, there is no GPU here.")
-        return
-    torch.backends.cudnn.benchmark = True
-    copy = copy_bandwidth()
-    where = {**environment(args, dwoconv1d.backend_info()), "copy GB/s": copy / 1e9}
-    print(f"{where['hardware']}, copy {copy / 1e9:.0f} GB/s; ms (share of copy bandwidth)")
-    results = []
-    for dtype in (torch.float32, torch.bfloat16):
-        for layout in LAYOUTS:
-            for shape in SHAPES:
-                for kernel_size in KERNEL_SIZES:
-                    result = measure(shape, kernel_size, dtype, layout, 10 if args.quick else 50, copy)
-                    results.append(result)
-                    times = ", ".join(
-                        f"{k} {v['ms']:.3f} ({v['of copy']:.0%})" for k, v in result.items() if isinstance(v, dict)
-                    )
-                    print(f"{result['dtype']} {layout} {shape} K={kernel_size}: {times}")
-            # After every layout: a time limit then costs only what was not measured.
-            write(args.json, {"environment": where, "results": results})
+def cases(quick: bool) -> Iterator[tuple[dict[str, Any], Callable[[], Calls]]]:
+    for dtype, layout in itertools.product((torch.float32, torch.bfloat16), LAYOUTS):
+        for shape, kernel_size in itertools.product(SHAPES, KERNEL_SIZES):
+            case = {"dtype": str(dtype)[6:], "layout": layout, "shape": shape, "kernel_size": kernel_size}
+            yield case, functools.partial(calls, shape, kernel_size, dtype, layout)
 
 
 if __name__ == "__main__":
-    main()
+    bandwidth(__file__, __doc__, dwoconv1d.backend_info, cases)

@@ -8,16 +8,17 @@ batches and sizes of the paper's table 7, the convolutions are those of PathConv
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from pathlib import Path
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import pathconv
-from leanconv.benchmark import SETS, copy_bandwidth, environment, milliseconds, write
+from leanconv.benchmark import SETS, Calls, bandwidth
 
 TRAVERSALS = [(128, 32, 3), (1024, 32, 3), (128, 64, 3), (1024, 64, 3), (1024, 64, 5), (512, 224, 3)]  # N size P
 STEMS = [(128, 32, 48), (512, 64, 48), (512, 64, 60)]  # N size D
@@ -30,7 +31,6 @@ DEPTHWISE = [  # N C M L K stride
     (128, 48, 1, 4096, 9, 1),
 ]
 op = torch.ops.pathconv
-Calls = dict[str, tuple[Callable[[int], object], int]]  # name -> call of a set of inputs, bytes
 
 
 def draw(*shape: int, dtype: torch.dtype, last: bool) -> list[Tensor]:
@@ -113,38 +113,15 @@ def depthwise(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> Calls:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results/cuda_bandwidth.json")
-    args, _ = parser.parse_known_args()  # the options of the other benchmarks do not concern this one
-    if not torch.cuda.is_available():
-        print("cuda_bandwidth: not measured, there is no GPU here.")
-        return
-    torch.backends.cudnn.benchmark = True
-    copy = copy_bandwidth()
-    where = {**environment(args, pathconv.backend_info()), "copy GB/s": copy / 1e9}
-    print(f"{where['hardware']}, copy {copy / 1e9:.0f} GB/s; ms (share of copy bandwidth)")
-    results = []
+def cases(quick: bool) -> Iterator[tuple[dict[str, Any], Callable[[], Calls]]]:
     groups = {"traversal": (traversal, TRAVERSALS), "stem": (stem, STEMS), "depthwise": (depthwise, DEPTHWISE)}
-    for dtype in (torch.float32, torch.bfloat16):
-        for last in (False, True):
-            for kind, (make, shapes) in groups.items():
-                for shape in shapes:
-                    result = {"kind": kind, "shape": shape, "dtype": str(dtype)[6:], "channels_last": last}
-                    with torch.no_grad():
-                        for name, (call, moved) in make(shape, dtype, last).items():
-                            time = milliseconds(call, 10 if args.quick else 50)
-                            result[name] = {"ms": time, "bytes": moved, "of copy": moved / time * 1e3 / copy}
-                    results.append(result)
-                    times = (
-                        f"{k} {v['ms']:.3f} ({v['of copy']:.0%})" for k, v in result.items() if isinstance(v, dict)
-                    )
-                    layout = "channels last" if last else "channels first"
-                    print(f"{result['dtype']} {layout} {kind} {shape}: {', '.join(times)}")
-            # After every layout: a time limit then costs only what was not measured.
-            write(args.json, {"environment": where, "results": results})
+    for dtype, last in itertools.product((torch.float32, torch.bfloat16), (False, True)):
+        for kind, (make, shapes) in groups.items():
+            for shape in shapes:
+                layout = "channels_last" if last else "contiguous"
+                case = {"dtype": str(dtype)[6:], "layout": layout, "kind": kind, "shape": shape}
+                yield case, functools.partial(make, shape, dtype, last)
 
 
 if __name__ == "__main__":
-    main()
+    bandwidth(__file__, __doc__, pathconv.backend_info, cases)

@@ -9,16 +9,17 @@ are those of ResNet-50.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from pathlib import Path
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import pix
-from leanconv.benchmark import SETS, copy_bandwidth, environment, milliseconds, write
+from leanconv.benchmark import SETS, Calls, bandwidth
 
 SHAPES = [  # N C H zeta
     (128, 64, 56, 1),
@@ -33,7 +34,6 @@ SHAPES = [  # N C H zeta
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 TAU = 0.5
 op = torch.ops.pix
-Calls = dict[str, tuple[Callable[[int], object], int]]  # name -> call of a set of inputs, bytes
 
 
 def composed(x: Tensor, p: Tensor, zeta: int) -> Tensor:
@@ -96,36 +96,13 @@ def images(n: int, c: int, size: int, dtype: torch.dtype, layout: str) -> list[T
     return [t.to(memory_format=LAYOUTS[layout]) for t in draw]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results/cuda_bandwidth.json")
-    args, _ = parser.parse_known_args()  # the options of the other benchmarks do not concern this one
-    if not torch.cuda.is_available():
-        print("cuda_bandwidth: not measured, there is no GPU here.")
-        return
-    torch.backends.cudnn.benchmark = True
-    copy = copy_bandwidth()
-    where = {**environment(args, pix.backend_info()), "copy GB/s": copy / 1e9}
-    print(f"{where['hardware']}, copy {copy / 1e9:.0f} GB/s; ms (share of copy bandwidth)")
-    results = []
-    for dtype in (torch.float32, torch.bfloat16):
-        for layout in LAYOUTS:
-            for shape in SHAPES:
-                for kind, make in {"operator": operator, "layer": layer}.items():
-                    result = {"kind": kind, "shape": shape, "dtype": str(dtype)[6:], "layout": layout}
-                    with torch.no_grad():
-                        for name, (call, moved) in make(shape, dtype, layout, args.quick).items():
-                            time = milliseconds(call, 10 if args.quick else 50)
-                            result[name] = {"ms": time, "bytes": moved, "of copy": moved / time * 1e3 / copy}
-                    results.append(result)
-                    times = ", ".join(
-                        f"{k} {v['ms']:.3f} ({v['of copy']:.0%})" for k, v in result.items() if isinstance(v, dict)
-                    )
-                    print(f"{result['dtype']} {layout} {kind} {shape}: {times}")
-            # After every layout: a time limit then costs only what was not measured.
-            write(args.json, {"environment": where, "results": results})
+def cases(quick: bool) -> Iterator[tuple[dict[str, Any], Callable[[], Calls]]]:
+    for dtype, layout in itertools.product((torch.float32, torch.bfloat16), LAYOUTS):
+        for shape in SHAPES:
+            for kind, make in {"operator": operator, "layer": layer}.items():
+                case = {"dtype": str(dtype)[6:], "layout": layout, "kind": kind, "shape": shape}
+                yield case, functools.partial(make, shape, dtype, layout, quick)
 
 
 if __name__ == "__main__":
-    main()
+    bandwidth(__file__, __doc__, pix.backend_info, cases)

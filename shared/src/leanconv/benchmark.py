@@ -11,7 +11,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 
 from .environment import commit, cpu_name
 
+Calls = dict[str, tuple[Callable[[int], object], int]]  # name -> call of a set of inputs, bytes it must move
 SETS = 3  # of inputs, taken in turn on a GPU, so that they do not stay in its cache
 
 
@@ -84,6 +85,51 @@ def copy_bandwidth() -> float:
     source = [torch.randn(1 << 28, device="cuda") for _ in range(SETS)]
     target = torch.empty_like(source[0])
     return 2 * source[0].nbytes / milliseconds(lambda i: target.copy_(source[i]), 20) * 1e3
+
+
+def bandwidth(
+    script: str,
+    doc: str | None,
+    backend_info: Callable[[], dict[str, object]],
+    cases: Callable[[bool], Iterable[tuple[dict[str, Any], Callable[[], Calls]]]],
+) -> None:
+    """The program of a package's `cuda_bandwidth.py`: its calls beside a large copy, as lines and as JSON.
+
+    Args:
+        script: the program's file; results go to the folder `results` beside it.
+        doc: what it does.
+        backend_info: of the package.
+        cases: `cases(quick)` gives what describes each case, and what makes its calls.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    parser.add_argument("--json", type=Path, default=Path(script).parent / "results/cuda_bandwidth.json")
+    args, _ = parser.parse_known_args()  # the options of the other benchmarks do not concern this one
+    if not torch.cuda.is_available():
+        print("cuda_bandwidth: not measured, there is no GPU here.")  # noqa: T201
+        return
+    torch.backends.cudnn.benchmark = True
+    copy = copy_bandwidth()
+    where = {**environment(args, backend_info()), "copy GB/s": copy / 1e9}
+    print(f"{where['hardware']}, copy {copy / 1e9:.0f} GB/s; ms (share of copy bandwidth)")  # noqa: T201
+    results: list[dict[str, Any]] = []
+    for case, make in cases(args.quick):
+        times = _times(make, 10 if args.quick else 50, copy)
+        results.append({**case, **times})
+        shown = ", ".join(f"{name} {found['ms']:.3f} ({found['of copy']:.0%})" for name, found in times.items())
+        print(f"{' '.join(map(str, case.values()))}: {shown}")  # noqa: T201
+        # After every case: a time limit then costs only what was not measured.
+        write(args.json, {"environment": where, "results": results})
+
+
+def _times(make: Callable[[], Calls], repeats: int, copy: float) -> dict[str, dict[str, float]]:
+    """A function, so that inputs of one case are gone before those of the next are made."""
+    times = {}
+    with torch.no_grad():
+        for name, (call, moved) in make().items():
+            time = milliseconds(call, repeats)
+            times[name] = {"ms": time, "bytes": moved, "of copy": moved / time * 1e3 / copy}
+    return times
 
 
 def environment(args: argparse.Namespace, backends: dict[str, object]) -> dict[str, Any]:
