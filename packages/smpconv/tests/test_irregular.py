@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -71,6 +72,13 @@ def test_the_layer_reads_times():
     assert layer.irregular(x[..., kept], times[kept], spacing=0.5).shape == (2, 3, 30)
 
 
+def test_the_origin_of_time_costs_no_digits():
+    tensors, x = points(3, 2, 5), torch.randn(2, 2, 200).double()
+    times, options = torch.arange(200).double() * SPACING, {"span": SPAN, "spacing": SPACING, "average": False}
+    since_1970 = irregular_conv1d(x, times + 2.0**31, *tensors, **options)
+    torch.testing.assert_close(since_1970, irregular_conv1d(x, times, *tensors, **options))
+
+
 def test_precision_is_that_of_x():
     tensors = [t.detach().float() for t in points(3, 2, 5)]
     times = torch.rand(2, 9).cumsum(1)
@@ -85,7 +93,12 @@ def test_precision_is_that_of_x():
         ({"times": torch.tensor([0.0, 2.0, 1.0])}, "times must be in ascending order"),
         ({"times": torch.zeros(4)}, "times must have shape (3,) or (1, 3)"),
         ({"span": 0.0}, "span and spacing must be positive, but they are 0.0 and 1.0"),
+        ({"spacing": math.inf}, "span and spacing must be positive, but they are 2.0 and inf"),
         ({"weight": torch.ones(1, 3, 4)}, "weight (O, 2, P) must fit x"),
+        ({"bias": torch.ones(2)}, "bias must have one entry for each of the 1 output channels, but has 2"),
+        ({"times": torch.tensor([0.0, 1.0, math.inf])}, "times must be finite, but 1 of 3 numbers are not"),
+        ({"coords": torch.full((1, 4, 1), math.nan)}, "coords must be finite, but 4 of 4 numbers are not"),
+        ({"radius": torch.tensor([[1.0, 0.0, -1.0, 1.0]])}, "radius must be positive, but 2 of 4 are not: clip it"),
     ],
 )
 def test_says_what_is_wrong(change, says):

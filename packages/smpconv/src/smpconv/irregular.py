@@ -7,6 +7,8 @@ sums, of x and of x * t: a sequence costs O(points * L * log L), however wide th
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 from torch import Tensor
 
@@ -37,7 +39,7 @@ def irregular_conv1d(
 
     Args:
         x: float32, float64, float16 or bfloat16.
-        times: in ascending order along each sequence.
+        times: finite, in ascending order along each sequence.
         coords, radius, weight: as `functional.rasterize` takes them, d = 1.
         bias: one number per output channel.
         span: time from the newest to the oldest end of the kernel.
@@ -46,7 +48,8 @@ def irregular_conv1d(
 
     Raises:
         TypeError: a tensor that is not floating point.
-        ValueError: shapes that do not fit, times out of order, a span or spacing that is not positive.
+        ValueError: shapes that do not fit, times out of order, times or points that are not finite, a radius, span or
+            spacing that is not positive.
 
     Example:
         >>> times = torch.rand(2, 50).cumsum(1)
@@ -54,8 +57,9 @@ def irregular_conv1d(
         >>> irregular_conv1d(torch.randn(2, 3, 50), times, *points, span=20.0, spacing=0.5, average=True).shape
         torch.Size([2, 4, 50])
     """
-    _check(x, times, coords, radius, weight, span, spacing)
-    t = (times if times.dim() == 2 else times[None]).detach().double().contiguous()
+    _check(x, times, coords, radius, weight, bias, span, spacing)
+    t = (times if times.dim() == 2 else times[None]).detach().double()
+    t = (t - t[:, :1]).contiguous()  # small numbers: the sums of x * t cancel
     steps = torch.cat((torch.full_like(t[:, :1], spacing), t.diff(dim=1)), 1) / spacing
     samples = x.double() * steps[:, None]
     sums = [torch.nn.functional.pad(s.cumsum(2), (1, 0)) for s in (samples, samples * t[:, None])]  # (N, I, L + 1)
@@ -98,7 +102,14 @@ def _lines(
 
 
 def _check(
-    x: Tensor, times: Tensor, coords: Tensor, radius: Tensor, weight: Tensor, span: float, spacing: float
+    x: Tensor,
+    times: Tensor,
+    coords: Tensor,
+    radius: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    span: float,
+    spacing: float,
 ) -> None:
     floating_tensor("x", x, "(N, I, L)")
     floating_tensor("coords", coords, "(O, P, 1)")
@@ -121,7 +132,23 @@ def _check(
     for name, tensor in (("radius", radius), ("weight", weight)):
         same_device(name, tensor, "coords", coords)
         same_dtype(name, tensor, "coords", coords)
-    if not (span > 0 and spacing > 0):
-        raise ValueError(f"span and spacing must be positive, but they are {span!r} and {spacing!r}.")
+    if bias is not None:
+        floating_tensor("bias", bias, "(O,)")
+        same_device("bias", bias, "x", x)
+        if len(bias) != groups:
+            raise ValueError(f"bias must have one entry for each of the {groups} output channels, but has {len(bias)}.")
+    if not (0 < span < inf and 0 < spacing < inf):
+        raise ValueError(
+            f"span and spacing must be positive, but they are {span!r} and {spacing!r}; a kernel of one tap has no "
+            "span."
+        )
+    for name, tensor in (("times", times), ("coords", coords), ("radius", radius)):
+        if wrong := int((~tensor.isfinite()).sum()):
+            raise ValueError(f"{name} must be finite, but {wrong} of {tensor.numel()} numbers are not.")
+    if wrong := int((radius <= 0).sum()):
+        raise ValueError(
+            f"radius must be positive, but {wrong} of {radius.numel()} are not: clip it after each step of the "
+            "optimizer, as clip_radius_() of the layers does."
+        )
     if not bool((times.diff(dim=-1) >= 0).all()):
         raise ValueError("times must be in ascending order along each sequence: sort them, and x with them.")
