@@ -71,6 +71,20 @@ def test_layers_say_what_decays_and_what_is_slow(decay_biases):
     assert faster == {**expected, "1.0.scale": (0, 1), "0.bias": (0.1 * decay_biases, 0.5), "1.1.bias": (0, 0.5)}
 
 
+def test_a_convolution_within_what_is_called_a_norm_decays():
+    class ConvNorm(nn.Sequential):
+        pass
+
+    recipe = Recipe(weight_decay=0.1, lr=1.0, decay_biases=True)
+    found = grouped(recipe, ConvNorm(nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2)))
+    assert {name: decay for name, (decay, _) in found.items()} == {
+        "0.weight": 0.1,
+        "0.bias": 0.1,
+        "1.weight": 0,
+        "1.bias": 0,
+    }
+
+
 def test_factors_and_layer_decay_multiply(small):
     network = models.build(small.model, **small.model_kwargs)
     graded, both = (

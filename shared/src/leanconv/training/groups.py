@@ -77,7 +77,10 @@ def _by_factor(groups: Groups, factors: dict[int, float]) -> Groups:
 def _all_but_norms(network: nn.Module, weight_decay: float, spared: dict[str, Any]) -> Groups:
     """Two groups: what torch and timm call norms, and `spared`, undecayed; everything else decayed."""
     norms = {
-        id(p) for module in network.modules() if "norm" in type(module).__name__.lower() for p in module.parameters()
+        id(parameter)
+        for module in network.modules()
+        if "norm" in type(module).__name__.lower()
+        for parameter in module.parameters(recurse=False)  # not those of a convolution in what is called ConvNorm
     }
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in network.named_parameters():
