@@ -410,6 +410,8 @@ def test_stochastic_depth_and_dropout():
         ("image", {"kernel_sizes": 3}, "small_kernel_size must fit"),
         ("image", {"kernel_sizes": 65}, "kernel_size must be at most 63"),
         ("image", {"global_pool": "max"}, "global_pool must be"),
+        ("image", {"drop_path_rate": 1.5}, "drop_path_rate must be at least 0 and below 1, got 1.5"),
+        ("image", {"ffn_ratio": 0}, "ffn_ratio must be at least 1, but it is 0"),
         ("resnet", {"channels": ()}, "channels must have an entry"),
         ("resnet", {"kernel_size": 8}, "kernel_size must be odd"),
         ("resnet", {"kernel_size": 8, "points": False}, "kernel_size must be odd"),

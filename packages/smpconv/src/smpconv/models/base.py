@@ -132,4 +132,6 @@ def per_stage(name: str, value: Any, stages: int) -> list[Any]:
 
 def drop_path_rates(last: float, blocks: int) -> list[float]:
     """Growing linearly from 0."""
+    if not 0 <= last < 1:
+        raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {last!r}")
     return torch.linspace(0, last, blocks, device="cpu").tolist()

@@ -10,6 +10,7 @@ from timm.layers import DropPath
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
+from .._common.checks import positive_int
 from ..branches import CausalConv1d, PointwiseConv, scale_and_shift
 from ..points import PointKernel
 
@@ -120,6 +121,7 @@ class ConvFFN(nn.Module):
 
     def __init__(self, channels: int, ratio: int = 4, drop_path: float = 0.0, **dd: Any) -> None:
         super().__init__()
+        ratio = positive_int("ffn_ratio", ratio)
         self.pw1 = ConvNorm(channels, ratio * channels, pre_norm=True, act="gelu", **dd)
         self.pw2 = ConvNorm(ratio * channels, channels, act="", **dd)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
