@@ -513,6 +513,7 @@ def test_smpconv_sequences_drop_samples_in_both_ways(tmp_path):
     [
         ("--smoke --task fashion --drop-rate 0.3", "--drop-rate is for series, and fashion has images"),
         ("--smoke --task raw", "raw needs --data"),
+        ("--smoke --task vowels --irregular times", "--irregular times needs a --drop-rate"),
         ("--smoke --task vowels --kind twin --drop-rate 0.3 --irregular times", "--irregular times needs points"),
     ],
 )

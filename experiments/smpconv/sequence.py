@@ -173,7 +173,9 @@ def main() -> int:
         folder = f"{task}-{kind}" + (f"-{drop_rate:g}-{irregular}" if drop_rate else "")
         plans.append((folder, chosen, partial(card, planned=chosen, task=task, kind=kind)))
 
-    timed = args.drop_rate and "times" in args.irregular
+    timed = "times" in args.irregular
+    if timed and not args.drop_rate:
+        parser.error("--irregular times needs a --drop-rate: without one all samples are regular")
     if timed and "twin" in (args.kind or ()):
         parser.error("--irregular times needs points, and the twin has none")
     kinds = args.kind or (list(KINDS) if args.smoke and not timed else ["smp"])

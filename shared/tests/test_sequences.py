@@ -197,6 +197,11 @@ def test_wrong_irregularities_are_refused():
         small(drop_rate=1)
     with pytest.raises(ValueError, match="irregular must be mask or times, got 'nan'"):
         small(irregular="nan")
+    with pytest.raises(ValueError, match="irregular='times' needs a drop_rate above 0"):
+        small(irregular="times")
+    for options, said in (({"drop_rate": 1.5}, r"\[0, 1\), got 1.5"), ({"irregular": "times"}, "needs a drop_rate")):
+        with pytest.raises(ValueError, match=said):  # before any file is looked for
+            load("char_trajectories", **options)
     with pytest.raises(ValueError, match="fashion_mnist does not take drop_rate"):
         load("fashion_mnist", drop_rate=0.1)
     with pytest.raises(ValueError, match="smartwatch does not take rate"):

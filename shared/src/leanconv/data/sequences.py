@@ -126,10 +126,7 @@ class SeriesData(Data):
     unit: ClassVar[str] = "sequences"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop_rate < 1:
-            raise ValueError(f"drop_rate must lie in [0, 1), got {self.drop_rate!r}")
-        if self.irregular not in ("mask", "times"):
-            raise ValueError(f"irregular must be mask or times, got {self.irregular!r}")
+        check_irregular(self.drop_rate, self.irregular)
 
     @property
     def in_chans(self) -> int:  # type: ignore[override]
@@ -188,6 +185,16 @@ class SeriesData(Data):
 
     def _kept_samples(self, key: int) -> Tensor:
         return torch.randperm(self.length, generator=generator(DROPPED, key))[: self.kept].sort().values
+
+
+def check_irregular(drop_rate: float = 0.0, irregular: str = "mask") -> None:
+    """Raise a ValueError unless series can be sampled so."""
+    if not 0 <= drop_rate < 1:
+        raise ValueError(f"drop_rate must lie in [0, 1), got {drop_rate!r}")
+    if irregular not in ("mask", "times"):
+        raise ValueError(f"irregular must be mask or times, got {irregular!r}")
+    if irregular == "times" and not drop_rate:
+        raise ValueError("irregular='times' needs a drop_rate above 0: without one all series are sampled regularly")
 
 
 @dataclass(frozen=True)

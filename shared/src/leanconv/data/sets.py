@@ -14,7 +14,7 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from leanconv.data import series, sources
-from leanconv.data.sequences import Pixels, SeriesData
+from leanconv.data.sequences import Pixels, SeriesData, check_irregular
 from leanconv.data.sources import DataNotFound
 from leanconv.data.splits import Data, Split, VisionData
 
@@ -218,6 +218,7 @@ def load(
     check(name)
     if options and (isinstance(SETS[name], DataSet) or options.keys() - {"drop_rate", "irregular"}):
         raise ValueError(f"{name} does not take {', '.join(options)}: series alone have drop_rate and irregular")
+    check_irregular(**options)
     folder = Path(root).expanduser() if root is not None else default_root()
     if root is not None and not folder.is_dir():
         raise DataNotFound(f"{folder} is not a folder, so {SETS[name].title} cannot lie there")
