@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ class SMPConv1d(PointKernel):
         if torch.jit.is_tracing() or not shows_values(self.coords, self.radius) or kernel.shape[2] < 2:
             return kernel
         with torch.no_grad():
-            oldest = (self.coords[:, :, 0] - self.radius).amin().item()
+            oldest = (self.coords[:, :, 0].double() - self.radius).amin().item()
         first = int((oldest + 1) / 2 * (kernel.shape[2] - 1))
         return kernel[:, :, min(max(first, 0), kernel.shape[2] - 1) :]
 
@@ -94,7 +95,7 @@ class SMPConv1d(PointKernel):
         space between taps are widened to it.
         """
         size = positive_int("size", size)
-        if not rate > 0 or size < 2 or self.kernel_size[0] < 2:
+        if not 0 < rate < inf or size < 2 or self.kernel_size[0] < 2:
             raise ValueError(f"rate must be positive and kernels have 2 taps or more, but {rate=} and {size=}.")
         shrink = (self.kernel_size[0] - 1) * rate / (size - 1)  # of a span of time in units of half the kernel
         self.kernel_size = (size,)
@@ -110,14 +111,17 @@ class SMPConv1d(PointKernel):
 class _Image(PointKernel):
     """Kernels of points for images."""
 
+    largest: int | None = None  # taps on an axis
+
     @torch.no_grad()
     def resample(self, size: int | tuple[int, int]) -> _Image:
         """Makes the kernel `size` taps for images that are larger or smaller by as much; in place.
 
-        Tents keep their share of the kernel, and the weights are scaled so that the kernel's sum stays; tents narrower
-        than the new space between taps are widened to it.
+        Tents keep their share of the kernel, and the weights are scaled so that the kernel's sum stays. Where taps
+        become coarser, tents narrower than twice the space between them are widened to it; averaged ones only to the
+        space itself, and their sum changes with how many tents then share a tap.
         """
-        new = odd_pair("size", size)
+        new = odd_pair("size", size, self.largest)
         if min(*new, *self.kernel_size) < 2:
             raise ValueError(f"size must be 3 or more from a kernel of 3 or more, but it is {size!r}.")
         factors = [(old - 1) / (taps - 1) for old, taps in zip(self.kernel_size, new)]
@@ -203,6 +207,8 @@ class SMPDepthwiseConv2d(_Image):
         torch.Size([1, 96, 56, 56])
     """
 
+    largest = LARGEST
+
     def __init__(
         self,
         channels: int,
@@ -217,9 +223,8 @@ class SMPDepthwiseConv2d(_Image):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.channels, size = positive_int("channels", channels), odd_pair("kernel_size", kernel_size)
-        if max(size) > LARGEST:
-            raise ValueError(f"kernel_size must be at most {LARGEST}, but it is {kernel_size!r}.")
+        self.channels = positive_int("channels", channels)
+        size = odd_pair("kernel_size", kernel_size, self.largest)
         super().__init__(
             1,
             self.channels,
@@ -242,9 +247,11 @@ class SMPDepthwiseConv2d(_Image):
         return f"{self.channels}, {self.kernel_size}{self._options()}"
 
 
-def odd_pair(name: str, value: Any) -> tuple[int, int]:
-    """Returns `(rows, columns)`, both odd."""
+def odd_pair(name: str, value: Any, largest: int | None = None) -> tuple[int, int]:
+    """Returns `(rows, columns)`, both odd, and at most `largest`."""
     rows, columns = positive_pair(name, value)
+    if largest is not None and max(rows, columns) > largest:
+        raise ValueError(f"{name} must be at most {largest}, but it is {value!r}.")
     if rows % 2 == 0 or columns % 2 == 0:
         raise ValueError(f"{name} must be odd, so that the kernel has a centre, but it is {value!r}.")
     return rows, columns

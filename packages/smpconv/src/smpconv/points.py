@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class PointKernel(nn.Module):
     ) -> None:
         super().__init__()
         check_algorithm(algorithm)
-        if not radius > 0 or not coord_std > 0:
+        if not (0 < radius < inf and 0 < coord_std < inf):
             raise ValueError(f"radius and coord_std must be positive, but they are {radius!r} and {coord_std!r}.")
         self.kernel_size, self.n_points, self.average, self.algorithm = kernel_size, n_points, bool(average), algorithm
         self.initial_radius, self.coord_std, self.least_radius = float(radius), float(coord_std), least_radius
@@ -56,7 +57,7 @@ class PointKernel(nn.Module):
         self.radius = nn.Parameter(torch.empty(groups, n_points, **place))
         self.weight = nn.Parameter(torch.empty(groups, channels, n_points, **place))
         self.bias = None if bias is None else nn.Parameter(torch.empty(bias, **place))
-        self._kept: tuple[tuple[int, ...], list[Tensor], Tensor, int] | None = None
+        self._kept: tuple[tuple[object, ...], list[Tensor], Tensor, int] | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -103,28 +104,35 @@ class PointKernel(nn.Module):
         if self.training or learns or not shows_values(*points):
             self._kept = None
             return self.kernel()
+        kind = self.kernel_size, self.average
         if self._kept is not None:
-            size, values, kernel, version = self._kept
-            same = size == self.kernel_size and all(
+            known, values, kernel, version = self._kept
+            same = known == kind and all(
                 t.dtype == value.dtype and torch.equal(t, value) for t, value in zip(points, values)
             )
             if same and kernel._version == version:
                 return kernel
-        kernel = self.kernel().detach()
-        self._kept = self.kernel_size, [t.detach().clone() for t in points], kernel, kernel._version
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # an inference tensor has no version, and cannot be trained on
+            kernel = self.kernel()
+            self._kept = kind, [t.detach().clone() for t in points], kernel, kernel._version
         return kernel
 
     @torch.no_grad()
     def _scale(self, factors: list[float], amplitude: float) -> None:
         """Multiplies the weights so that the kernel's sum stays where the taps' spacing changed by `factors`.
 
-        A tent narrower than the new spacing could fall between taps: it is widened to it, its volume kept.
+        A narrow tent could fall between taps: where these become coarser it is widened, its volume kept. In the middle
+        of four taps, where the next one is a whole spacing away, one of twice the spacing still has four. Averages lose
+        more to wider tents, which share more taps, than to those that miss them: theirs become as wide as the spacing.
         """
         self.weight.mul_(amplitude)
         dims = len(self.kernel_size)
         spacing = max(2 / (taps - 1) if taps > 1 else 2.0 for taps in self.kernel_size)
         if max(factors) > 1:
-            widened = self.radius.clamp(min=spacing)
+            widened = self.radius.clamp(min=spacing * (1 if self.average else dims))
             self.weight.mul_((self.radius / widened).pow(dims)[:, None])
             self.radius.copy_(widened)
 
