@@ -43,6 +43,31 @@ def test_dense_convolution_of_any_size(image, kernel_size):
         torch.testing.assert_close(conv2d_long(x, weight, algorithm=algorithm), wanted)
 
 
+@pytest.mark.parametrize("image", [(12, 1), (12, 12), (32, 32)], ids=str)
+@pytest.mark.parametrize("kernel_size", [(23, 7), (33, 5), (63, 1)], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_gradients_of_tall_kernels(image, kernel_size, layout):
+    """torch's own are wrong, or end the process, where float32 kernels are taller than the image and narrow."""
+    x, weight = torch.randn(2, 3, *image), torch.randn(4, 3, *kernel_size)
+    x, weight = (t.requires_grad_() for t in (x.contiguous(memory_format=layout), weight))
+    exact = [t.detach().double().requires_grad_() for t in (x, weight)]
+    wanted = F.conv2d(*exact, padding=(kernel_size[0] // 2, kernel_size[1] // 2))
+    y, grad = conv2d_long(x, weight, algorithm="direct"), torch.randn_like(wanted)
+    assert y.is_contiguous(memory_format=layout)
+    found = torch.autograd.grad(y, (x, weight), grad.float())
+    for one, other in zip((y, *found), (wanted, *torch.autograd.grad(wanted, exact, grad))):
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=1e-5 * other.abs().max().item())
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "fft"])
+def test_sequences_without_samples(algorithm):
+    tensors = [torch.randn(shape, requires_grad=True) for shape in ((2, 3, 0), (4, 3, 5), (4,))]
+    y = causal_conv1d_long(*tensors, algorithm=algorithm)
+    assert y.shape == (2, 4, 0)
+    y.sum().backward()
+    assert [t.grad.shape for t in tensors] == [t.shape for t in tensors]
+
+
 @pytest.mark.parametrize("algorithm", ["direct", "fft"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_precision_and_layout_are_those_of_the_image(algorithm, dtype):

@@ -245,10 +245,10 @@ def test_tents_that_would_fall_between_taps_are_widened():
 def test_no_tent_dies_between_coarser_taps():
     layer = SMPDepthwiseConv2d(1, 33, 1, dtype=torch.float64)
     with torch.no_grad():
-        layer.coords.fill_(1 / 8), layer.weight.fill_(1)  # a tap of the old grid, in the middle of four of the new
+        layer.coords.fill_(1 / 16), layer.weight.fill_(1)  # a tap of the old grid, in the middle of four of the new
     before = layer.kernel().sum()
     layer.resample(17)
-    torch.testing.assert_close(layer.kernel().sum(), before, rtol=0.35, atol=0)
+    torch.testing.assert_close(layer.kernel().sum(), before, rtol=0.4, atol=0)
     assert not diagnose(layer.coords, layer.radius, 17).dead.any()
 
 

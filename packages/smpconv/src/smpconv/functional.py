@@ -154,7 +154,7 @@ def conv2d_long(
     if torch.onnx.is_in_onnx_export() or x.numel() == 0:
         algorithm = "direct"
     if algorithm == "direct" or (algorithm == "auto" and not fourier.pays(x, weight, margins)):
-        return F.conv2d(x, weight, bias, padding=margins)
+        return _conv2d(x, weight, bias, margins)
     return _finished(fourier.same_conv2d(x, weight), bias, x)
 
 
@@ -194,6 +194,8 @@ def causal_conv1d_long(
     x, weight, bias = _alike(x, weight, bias)
     if torch.onnx.is_in_onnx_export() or x.numel() == 0:
         algorithm = "direct"
+    if x.numel() == 0 and len(x) > 0:  # no samples: torch's convolution wants some
+        return torch.einsum("nil,oit->nol", x, weight) + (0 if bias is None else bias[:, None])
     if algorithm == "direct" or (algorithm == "auto" and not fourier.pays(x, weight, (weight.shape[2] - 1,))):
         return _conv1d(F.pad(x, (weight.shape[2] - 1, 0)), weight, bias)
     return _finished(fourier.causal_conv1d(x, weight), bias, x)
@@ -333,6 +335,19 @@ def _alike(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tens
             same_device(name, tensor, "x", x)
             same_dtype(name, tensor, "x", x)
     return x, weight, bias
+
+
+def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, margins: tuple[int, int]) -> Tensor:
+    """`F.conv2d`, on a CPU of the image on its side where kernels are taller than wide.
+
+    There oneDNN's gradient of kernels of up to 13 columns, half of which is as tall as the image, is wrong and writes
+    outside its memory (torch 2.13).
+    """
+    if x.device.type != "cpu" or weight.shape[2] <= weight.shape[3] or torch.onnx.is_in_onnx_export():
+        return F.conv2d(x, weight, bias, padding=margins)
+    y = F.conv2d(x.mT, weight.mT, bias, padding=margins[::-1]).mT
+    last = reference.channels_last(x)
+    return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def _conv1d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
