@@ -111,3 +111,19 @@ def test_kernels_that_are_not_finite_are_refused():
     kernels[1, 2, 3] = torch.nan
     with pytest.raises(ValueError, match="kernels must be finite"):
         fit_points(kernels, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"kernels": torch.zeros(7, 7)}, ValueError, "kernels must have shape"),
+        ({"kernels": torch.zeros(4, 1, 7, 7)}, ValueError, "kernels must have shape"),
+        ({"kernels": torch.zeros(0, 7, 7)}, ValueError, "kernels must be one or more"),
+        ({"kernels": torch.ones(4, 7, 7, dtype=torch.int64)}, TypeError, "kernels must be float32"),
+        ({"n_points": 3.5}, TypeError, "n_points must be an integer"),
+        ({"steps": -1}, ValueError, "steps must be at least 0"),
+    ],
+)
+def test_says_what_is_wrong(change, error, says):
+    with pytest.raises(error, match=says):
+        fit_points(**{"kernels": torch.zeros(4, 7, 7), "n_points": 5, **change})

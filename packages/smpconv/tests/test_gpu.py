@@ -259,3 +259,13 @@ def test_runs_on_the_tensors_device_not_the_current_one():
         assert all(t.device == torch.device(device) for t in out) and torch.cuda.current_device() == 0
         results.append([t.cpu() for t in out])
     assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+def test_networks_on_a_gpu_are_converted_there():
+    layer = torch.nn.Conv2d(8, 8, 7, padding=3, groups=8, device="cuda")
+    points = smpconv.fit_points(layer.weight.squeeze(1), 12, steps=3)
+    assert {t.device for t in points[:3]} == {layer.weight.device}
+    found = smpconv.convert(layer, n_points=1.0)
+    assert {t.device for t in found.parameters()} == {layer.weight.device}
+    x = torch.randn(2, 8, 9, 9, device="cuda")
+    torch.testing.assert_close(found(x), layer(x), rtol=1e-3, atol=1e-3)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import reference
+from ._common.checks import floating_tensor, integer
 
 RADII = (1.0, 1.5, 2.0, 3.0, 5.0)  # of the tents to choose from, in spaces between taps
 MOST_NUMBERS = 2**25  # of those tents; with larger kernels there are fewer radii to choose from
@@ -37,30 +38,36 @@ def fit_points(
     tents span. First they are taken one after another from a dictionary, tents of a few radii at every tap, each time
     the one that leaves the smallest error. Then all positions and radii move together: `steps` of Adam down the
     gradient of the error with the best weights, of which the best place is kept. The search is deterministic; it takes
-    float64 for precision whatever the dtype, and radii end between the space of taps and 1.
+    float64 for precision whatever the dtype, on the CPU whatever the device, and radii end between the space of taps
+    and 1.
 
     The orientation is the layers' own, `flip=True`, and the kernels are not averaged. With one point for every tap the
     fit is exact.
 
     Args:
-        kernels: floating point, finite.
+        kernels: floating point, finite, at least one.
         n_points: N, at most Kh * Kw.
         steps: 0 leaves the tents that were taken first.
 
     Raises:
-        ValueError: kernels that are not finite, or more points than taps.
+        TypeError: kernels that are not floating point, numbers that are no integers.
+        ValueError: kernels of another shape, or that are not finite, more points than taps, or steps below 0.
 
     Example:
         >>> fit_points(torch.randn(8, 7, 7), 49).error < 1e-6
         True
     """
+    floating_tensor("kernels", kernels, "(C, Kh, Kw)")
+    if not kernels.numel():
+        raise ValueError(f"kernels must be one or more, with taps, but their shape is {tuple(kernels.shape)}.")
     channels, *size = kernels.shape
     taps = size[0] * size[1]
+    n_points, steps = integer("n_points", n_points, 0), integer("steps", steps, 0)
     if not 1 <= n_points <= taps:
         raise ValueError(f"n_points must be 1 to {taps} for kernels of {taps} taps, but it is {n_points}.")
     if not kernels.isfinite().all():
         raise ValueError("kernels must be finite.")
-    target = kernels.detach().double().flatten(1)
+    target = kernels.detach().to("cpu", torch.float64).flatten(1)  # where lstsq knows matrices of any rank
     # Any matrix with the same products of columns has the same errors: one row per tap is enough.
     short = torch.linalg.qr(target, mode="r").R if channels > taps else target
     shape = size[0], size[1]
@@ -74,6 +81,7 @@ def fit_points(
     phi = _tents(coords.double(), radius.double(), shape)
     weight = torch.linalg.lstsq(phi.T, target.T, driver="gelsd").solution.T.to(kernels.dtype)
     lost = (weight.double() @ phi - target).norm() / target.norm()
+    coords, radius, weight = (t.to(kernels.device) for t in (coords, radius, weight))
     return Points(coords, radius, weight, lost.nan_to_num().item())
 
 
