@@ -110,6 +110,25 @@ def test_what_is_not_finite_spoils_its_group_alone(bad):
         assert kernel[::2].isfinite().all()
 
 
+@pytest.mark.parametrize("size", [(1,), (1, 5), (5, 1)])
+def test_an_infinite_radius_over_a_single_tap(size):
+    """Times the length of that axis it is no number, and no number of taps to make room for."""
+    coords, radius, weight = points(2, 20, 6, len(size), 0.3)
+    radius[1, 4] = float("inf")
+    compare(coords, radius, weight, size, False, False)
+
+
+def test_products_that_are_infinite():
+    """In float64 a finite point times a length may be infinite, and the difference of two such no number."""
+    coords, radius, weight = points(1, 3, 6, 2, 0.3, torch.float64)
+    coords[0, 0], radius[0, 0] = 1e308, 1.7e308
+    radius[0, 1] = 1.7e308
+    for size in ((31, 17), (31, 1), (1, 31)):
+        kernel = kernels.rasterize(coords, radius, weight, size, True, True)
+        close(kernel, reference.forward(coords, radius, weight, size, True, True), torch.float64)
+        kernels.rasterize_backward(kernel, coords, radius, weight, True, True)
+
+
 def test_slices_and_shared_points():
     coords, radius, weight = points(2, 20, 12, 2, 0.3)
     compare(coords[:, ::2], radius[:, ::2], weight[:, 1::2, ::2], (7, 7), True, True)

@@ -87,7 +87,7 @@ class Room {
       if (!(r > 0)) continue;
       const double a = 0.5 * r * (height - 1), b = 0.5 * r * (width - 1), rows = std::min(height, 2 * a + 2);
       const double bound = p_.dims == 1 ? 2 * b + 2 : rows + 2 * b * (a + 1) + 2;
-      count += static_cast<int64_t>(std::min(bound, height * width)) + kStep;
+      count += static_cast<int64_t>(std::min(height * width, bound)) + kStep;  // all taps where it is no number
     }
     return count;
   }

@@ -15,8 +15,9 @@ inline void near(const Axis& axis, double p, double reach, int64_t* begin, int64
   const double middle = half + p * (axis.turned ? -half : half), spread = reach * half;
   constexpr double kRounding = 1e-5;
   const double from = middle - spread + (1 - kRounding), to = middle + spread + (1 + kRounding);
-  *begin = static_cast<int64_t>(from < 0 ? 0 : from > last ? last : from);
-  *end = static_cast<int64_t>(to < 0 ? 0 : to > last ? last : to);
+  // Where numbers so large that their products are infinite leave no difference, all taps.
+  *begin = static_cast<int64_t>(from > 0 ? from < last ? from : last : 0);
+  *end = static_cast<int64_t>(to < last ? to > 0 ? to : 0 : last);
 }
 
 template <class A>
