@@ -59,6 +59,24 @@ for c, paths, dtype, end, place in itertools.product(
 """
 
 
+# All paths read one plane, the last in memory; blocks of its size are overwritten once they are given back.
+SHARED = """
+index = torch.stack([torch.randperm(1024) for _ in range(3)])
+inverse = index.argsort(1)
+for dtype, end in itertools.product(dtypes, ends):
+    grad = guarded(torch.randn(2, 1, 1024).to(dtype), end)
+    found = ops.traverse_adjoint(grad.expand(2, 6, 1024), index.int(), inverse.int(), 32, 32, False)
+    wanted = sum(grad.double()[:, :, table] for table in inverse).expand(2, 2, 1024)
+    torch.testing.assert_close(found.flatten(2), wanted.to(dtype))
+"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_gradient_that_is_expanded_over_channels(level, monkeypatch):
+    monkeypatch.setenv("MALLOC_PERTURB_", "85")
+    run_guarded(GUARD + SHARED, level)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("calls", (DEPTHWISE, TRAVERSE), ids=("depthwise", "traverse"))
 def test_nothing_outside_of_the_tensors_is_read(calls, level):

@@ -87,8 +87,10 @@ void sum_planes(const Params& a, const void* grad, SequenceStrides gs, const int
         const int64_t from = n * gs.n + (p * a.channels + c) * gs.c;
         planes[p] = at(grad, from, a.dtype);
         if (element == 2 && from == last) {
-          plane = std::make_unique<Scratch>(length * element);
-          std::memcpy(plane->data(), planes[p], length * element);
+          if (!plane) {  // several paths share it where a gradient is expanded
+            plane = std::make_unique<Scratch>(length * element);
+            std::memcpy(plane->data(), planes[p], length * element);
+          }
           planes[p] = plane->data();
           next = 0;
         }
