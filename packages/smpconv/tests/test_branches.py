@@ -72,6 +72,8 @@ def test_says_what_is_wrong():
         SMPBranches(SMPDepthwiseConv2d(4, 9), 11)
     with pytest.raises(ValueError, match="be odd for images, but it is 4"):
         SMPBranches(SMPDepthwiseConv2d(4, 9), 4)
+    with pytest.raises(TypeError, match="smp must be SMPConv1d, SMPConv2d or SMPDepthwiseConv2d, but it is Conv2d"):
+        SMPBranches(nn.Conv2d(4, 4, 9))
     net = nn.Sequential(SMPBranches(SMPDepthwiseConv2d(4, 9)))
     net[0].norm = nn.BatchNorm2d(4, track_running_stats=False)
     with pytest.raises(ValueError, match=r"^0: BatchNorm2d\(4, .* cannot be fused: it is without statistics"):

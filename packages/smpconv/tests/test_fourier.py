@@ -60,10 +60,15 @@ def test_gradients_of_tall_kernels(image, kernel_size, layout):
 
 
 @pytest.mark.parametrize("algorithm", ["auto", "direct", "fft"])
-def test_sequences_without_samples(algorithm):
-    tensors = [torch.randn(shape, requires_grad=True) for shape in ((2, 3, 0), (4, 3, 5), (4,))]
-    y = causal_conv1d_long(*tensors, algorithm=algorithm)
-    assert y.shape == (2, 4, 0)
+@pytest.mark.parametrize(
+    ("function", "x", "weight"),
+    [(causal_conv1d_long, (2, 3, 0), (4, 3, 5)), (conv2d_long, (2, 3, 0, 6), (4, 3, 5, 3))],
+    ids=["causal", "dense"],
+)
+def test_inputs_without_samples(function, x, weight, algorithm):
+    tensors = [torch.randn(shape, requires_grad=True) for shape in (x, weight, (4,))]
+    y = function(*tensors, algorithm=algorithm)
+    assert y.shape == (2, 4, *x[2:])
     y.sum().backward()
     assert [t.grad.shape for t in tensors] == [t.shape for t in tensors]
 

@@ -37,6 +37,10 @@ class SMPBranches(nn.Module):
         small_kernel_size: odd for images; the authors take 5, and 3 for small images.
         small_bias: of the small convolution.
 
+    Raises:
+        TypeError: `smp` is no layer of points.
+        ValueError: a small kernel that does not fit.
+
     Example:
         >>> SMPBranches(SMPDepthwiseConv2d(96, 31), 5)(torch.randn(1, 96, 56, 56)).shape
         torch.Size([1, 96, 56, 56])
@@ -44,6 +48,8 @@ class SMPBranches(nn.Module):
 
     def __init__(self, smp: PointKernel, small_kernel_size: int = 5, *, small_bias: bool = False) -> None:
         super().__init__()
+        if not isinstance(smp, PointKernel):
+            raise TypeError(f"smp must be SMPConv1d, SMPConv2d or SMPDepthwiseConv2d, but it is {type(smp).__name__}.")
         size = positive_int("small_kernel_size", small_kernel_size)
         sequence, depthwise = isinstance(smp, SMPConv1d), isinstance(smp, SMPDepthwiseConv2d)
         if size > min(smp.kernel_size) or (size % 2 == 0 and not sequence):

@@ -153,6 +153,8 @@ def conv2d_long(
     margins = weight.shape[2] // 2, weight.shape[3] // 2
     if torch.onnx.is_in_onnx_export() or x.numel() == 0:
         algorithm = "direct"
+    if x.numel() == 0 and len(x) > 0:  # no pixels: torch's convolution wants some
+        return torch.einsum("nihw,oiab->nohw", x, weight) + (0 if bias is None else bias[:, None, None])
     if algorithm == "direct" or (algorithm == "auto" and not fourier.pays(x, weight, margins)):
         return _conv2d(x, weight, bias, margins)
     return _finished(fourier.same_conv2d(x, weight), bias, x)
