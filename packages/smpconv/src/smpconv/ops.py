@@ -60,7 +60,7 @@ def shows_values(*tensors: Tensor) -> bool:
     """Whether Python may look at values, at little cost: on a CPU, and not while a program is made or transformed."""
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
         return False
-    return all(type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" for t in tensors)
+    return all(type(t) in (Tensor, torch.nn.Parameter) and t.is_cpu for t in tensors)
 
 
 def points_fit(coords: Any, radius: Any, weight: Any) -> bool:
