@@ -118,6 +118,11 @@ def test_an_infinite_radius_over_a_single_tap(size):
     compare(coords, radius, weight, size, False, False)
 
 
+@pytest.mark.parametrize("size", [(0,), (31, 0), (0, 31)])
+def test_wide_radii_over_no_taps(size):
+    compare(*points(2, 20, 6, len(size), 9.0), size, True, False)
+
+
 def test_products_that_are_infinite():
     """In float64 a finite point times a length may be infinite, and the difference of two such no number."""
     coords, radius, weight = points(1, 3, 6, 2, 0.3, torch.float64)

@@ -82,6 +82,7 @@ class Room {
   int64_t most(const T* radius) const {
     const double height = static_cast<double>(p_.height), width = static_cast<double>(p_.width);
     int64_t count = kSlack;
+    if (p_.height * p_.width == 0) return count;  // the bound below would be negative
     for (int64_t i = 0; i < p_.points; ++i) {
       const double r = widen(radius[i]);
       if (!(r > 0)) continue;
