@@ -76,8 +76,23 @@ def test_says_what_is_wrong():
         SMPBranches(nn.Conv2d(4, 4, 9))
     net = nn.Sequential(SMPBranches(SMPDepthwiseConv2d(4, 9)))
     net[0].norm = nn.BatchNorm2d(4, track_running_stats=False)
-    with pytest.raises(ValueError, match=r"^0: BatchNorm2d\(4, .* cannot be fused: it is without statistics"):
+    with pytest.raises(ValueError, match=r"^0: BatchNorm2d\(4, .* cannot be fused: it has no running statistics"):
         fuse(net)
+    net[0].norm = nn.BatchNorm2d(4, affine=False)
+    with pytest.raises(
+        ValueError, match=r"^0: BatchNorm2d\(4, .* it has no weight and bias, so build it with affine=True"
+    ):
+        fuse(net)
+    with pytest.raises(TypeError, match=r"^model must be an nn.Module, but it is a str\.$"):
+        fuse("x")
+
+
+def test_a_norm_that_cannot_be_fused_leaves_all_as_it_was():
+    net = nn.Sequential(*(SMPBranches(SMPDepthwiseConv2d(4, 9)) for _ in range(2))).eval()
+    net[1].norm = nn.BatchNorm2d(4, track_running_stats=False)
+    with pytest.raises(ValueError, match=r"^1: .* train it with track_running_stats=True, or leave that module out"):
+        fuse(net, inplace=True)
+    assert all(isinstance(module, SMPBranches) for module in net)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 3])

@@ -155,8 +155,16 @@ class PointwiseConv(nn.Module):
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """What a batch norm multiplies by and adds in evaluation, in float64."""
     mean, var, weight, bias = (getattr(norm, name, None) for name in ("running_mean", "running_var", "weight", "bias"))
-    if mean is None or var is None or weight is None or bias is None:
-        raise ValueError(f"{norm} cannot be fused: it is without statistics or weights.")
+    if mean is None or var is None:
+        raise ValueError(
+            f"{norm} cannot be fused: it has no running statistics, so train it with track_running_stats=True, or "
+            "leave that module out."
+        )
+    if weight is None or bias is None:
+        raise ValueError(
+            f"{norm} cannot be fused: it has no weight and bias, so build it with affine=True, or leave that "
+            "module out."
+        )
     scale = weight.double() / (var.double() + norm.eps).sqrt()
     return scale, bias - scale * mean.double()
 
@@ -169,19 +177,25 @@ def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
     Norms that have learnt no statistics, or have no weights, cannot be fused.
 
     Raises:
-        ValueError: such a norm.
+        TypeError: `model` is no module.
+        ValueError: such a norm; the model is then unchanged.
 
     Example:
         >>> fuse(SMPBranches(SMPDepthwiseConv2d(96, 31))).weight.shape
         torch.Size([96, 1, 31, 31])
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, but it is a {type(model).__name__}.")
     model = model if inplace else copy.deepcopy(model)
     if hasattr(model, "fused"):
         return _fused(model, "model")
+    found = []
     for name, module in list(model.named_modules()):
         for child_name, child in list(module.named_children()):
             if hasattr(child, "fused"):
-                setattr(module, child_name, _fused(child, f"{name}.{child_name}".lstrip(".")))
+                found.append((module, child_name, _fused(child, f"{name}.{child_name}".lstrip("."))))
+    for module, child_name, merged in found:  # only now, so that a norm that cannot be fused leaves all as it was
+        setattr(module, child_name, merged)
     return model
 
 
