@@ -59,7 +59,15 @@ def draw(coords=COORDS, radius=RADIUS, weight=WEIGHT, size=5, average=False, fli
         (lambda: SMPConv2d(1, 4, 9, algorithm="slow"), ValueError, "algorithm must be"),
         (lambda: SMPDepthwiseConv2d(4, 65), ValueError, "kernel_size must be at most 63, but it is 65"),
         (lambda: SMPDepthwiseConv2d(4, 9).resample(8), ValueError, "size must be odd"),
-        (lambda: SMPDepthwiseConv2d(4, 9)(torch.ones(1, 3, 5, 5)), ValueError, "one for each"),
+        (lambda: SMPDepthwiseConv2d(4, 9)(torch.ones(1, 3, 5, 5)), ValueError, "x has 3 channels, but channels is 4: "),
+        (lambda: SMPConv2d(3, 4, 9)(torch.ones(1, 4, 5, 5)), ValueError, "x has 4 channels, but in_channels is 3: "),
+        (lambda: SMPConv1d(3, 4, 9)(torch.ones(1, 4, 5)), ValueError, "x has 4 channels, but in_channels is 3: "),
+        (lambda: SMPConv1d(3, 4, 9)(torch.ones(4, 5)), ValueError, "x must have shape (N, I, L)"),
+        (
+            lambda: SMPConv1d(3, 4, 9).irregular(torch.ones(1, 4, 5), torch.arange(5.0)),
+            ValueError,
+            "x has 4 channels, but in_channels is 3: ",
+        ),
     ],
 )
 def test_says_what_is_wrong(call, error, says):

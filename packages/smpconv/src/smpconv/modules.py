@@ -70,6 +70,7 @@ class SMPConv1d(PointKernel):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (N, I, L) -> (N, O, L)
+        _check_channels(x, 3, "in_channels", self.in_channels)
         return causal_conv1d_long(x, self.reached(self._current_kernel()), self.bias, algorithm=self.algorithm)
 
     def reached(self, kernel: Tensor) -> Tensor:
@@ -83,6 +84,7 @@ class SMPConv1d(PointKernel):
 
     def irregular(self, x: Tensor, times: Tensor, spacing: float = 1.0) -> Tensor:  # (N, I, L), (N, L) -> (N, O, L)
         """The same for samples at `times`: see :func:`smpconv.irregular_conv1d`; `spacing` is that of regular ones."""
+        _check_channels(x, 3, "in_channels", self.in_channels)
         points, span = (self.coords, self.radius, self.weight), (self.kernel_size[0] - 1) * spacing
         return irregular_conv1d(x, times, *points, self.bias, span=span, spacing=spacing, average=self.average)
 
@@ -183,6 +185,7 @@ class SMPConv2d(_Image):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (N, I, H, W) -> (N, O, H, W)
+        _check_channels(x, 4, "in_channels", self.in_channels)
         return conv2d_long(x, self._current_kernel(), self.bias, algorithm=self.algorithm)
 
     def extra_repr(self) -> str:
@@ -241,10 +244,16 @@ class SMPDepthwiseConv2d(_Image):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
+        _check_channels(x, 4, "channels", self.channels)
         return depthwise_conv2d(x, self._current_kernel().squeeze(0), self.bias, algorithm=self.algorithm)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, {self.kernel_size}{self._options()}"
+
+
+def _check_channels(x: Any, dims: int, name: str, channels: int) -> None:
+    if isinstance(x, Tensor) and x.dim() == dims and x.shape[1] != channels:  # the functions check all else
+        raise ValueError(f"x has {x.shape[1]} channels, but {name} is {channels}: give the layer an x with as many.")
 
 
 def odd_pair(name: str, value: Any, largest: int | None = None) -> tuple[int, int]:
