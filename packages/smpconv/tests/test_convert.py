@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -125,7 +126,8 @@ broken.weight.data[0, 0, 0, 0] = math.inf
     ],
 )
 def test_what_does_not_fit_is_left_with_the_reason(layer, reason):
-    converted = convert(nn.Sequential(layer))
+    with pytest.warns(UserWarning, match="changed nothing"):
+        converted = convert(nn.Sequential(layer))
     assert type(converted[0]) is type(layer)
     (row,) = converted.convert_report.left
     assert reason in row.reason
@@ -254,3 +256,15 @@ def test_networks_of_timm():
         torch.testing.assert_close(kept, model(x), rtol=1e-3, atol=1e-4)
         near, far = (convert(model, n_points, where="stages.0")(x) for n_points in (44, 12))
         assert (near - model(x)).norm() < (far - model(x)).norm() < model(x).norm()
+
+
+def test_warns_once_where_nothing_fits():
+    net = nn.Sequential(depthwise(4, 3), nn.Conv2d(4, 2, 1))
+    with pytest.warns(
+        UserWarning, match=r"^smallest=5 found no layer that fits and changed nothing: print\(model"
+    ) as told:
+        same = convert(net)
+    assert len(told) == 1 and type(same[0]) is nn.Conv2d and not same.convert_report.swapped
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert convert(net, smallest=3).convert_report.swapped

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -90,7 +92,15 @@ def convert(
         label = f"SMPDepthwiseConv2d {height}x{width} of {points} points"
         return Swap(new, verdict, (channels * taps, channels * taps), error, label)
 
-    return walk(model, policy, where=where, inplace=inplace)
+    model = walk(model, policy, where=where, inplace=inplace)
+    report: Any = model.convert_report
+    if not report.swapped:
+        warnings.warn(
+            f"smallest={smallest!r} found no layer that fits and changed nothing: print(model.convert_report) says "
+            "why; a smaller one may fit.",
+            stacklevel=2,
+        )
+    return model
 
 
 def _check(n_points: object, smallest: object, weights: object, steps: object) -> None:
