@@ -641,6 +641,12 @@ def test_smpconv_latency_smoke_stands_beside_the_twin(tmp_path):
     assert [list(cell["milliseconds"]) for cell in cells] == [["as trained", "eager", "exported", "training"]] * 2
 
 
+def test_smpconv_latency_refuses_batches_of_nothing(tmp_path):
+    refused = run("smpconv/latency", "--smoke", "--batch", 1, 0, "--out", tmp_path / "out", "--device", "cpu", code=2)
+    assert "--batch must be at least 1, but it is 0" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("size", "groups"), [((21, 21), 1), ((9, 15), 3), ((100,), 3)])
 def test_smpconv_movement_is_kept_and_drawn(size, groups, tmp_path):
     smpconv, points = pytest.importorskip("smpconv"), script("smpconv/_points")

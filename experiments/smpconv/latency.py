@@ -113,6 +113,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error(f"--device {args.device}: torch sees no GPU here; leave it out to measure the CPU")
+    if args.batch and min(args.batch) < 1:
+        parser.error(f"--batch must be at least 1, but it is {min(args.batch)}")
     args.out = args.out or Path("runs/smpconv", "latency-smoke" if args.smoke else "latency")
     args.batch = args.batch or ([1] if args.smoke else [1, 8])
     args.side = args.side or (SMOKE_SHAPE if args.smoke else SHAPE)[1]
