@@ -97,6 +97,7 @@ def test_precision_is_that_of_x():
         ({"weight": torch.ones(1, 3, 4)}, "weight (O, 2, P) must fit x"),
         ({"bias": torch.ones(2)}, "bias must have one entry for each of the 1 output channels, but has 2"),
         ({"times": torch.tensor([0.0, 1.0, math.inf])}, "times must be finite, but 1 of 3 numbers are not"),
+        ({"times": torch.tensor([0.0, math.nan, 2.0])}, "1 of 3 numbers are not: leave samples without a time out"),
         ({"coords": torch.full((1, 4, 1), math.nan)}, "coords must be finite, but 4 of 4 numbers are not"),
         ({"radius": torch.tensor([[1.0, 0.0, -1.0, 1.0]])}, "radius must be positive, but 2 of 4 are not: clip it"),
     ],

@@ -144,7 +144,8 @@ def _check(
         )
     for name, tensor in (("times", times), ("coords", coords), ("radius", radius)):
         if wrong := int((~tensor.isfinite()).sum()):
-            raise ValueError(f"{name} must be finite, but {wrong} of {tensor.numel()} numbers are not.")
+            remedy = ": leave samples without a time out, of x too" if tensor is times else ""
+            raise ValueError(f"{name} must be finite, but {wrong} of {tensor.numel()} numbers are not{remedy}.")
     if wrong := int((radius <= 0).sum()):
         raise ValueError(
             f"radius must be positive, but {wrong} of {radius.numel()} are not: clip it after each step of the "

@@ -260,7 +260,7 @@ def odd_pair(name: str, value: Any, largest: int | None = None) -> tuple[int, in
     """Returns `(rows, columns)`, both odd, and at most `largest`."""
     rows, columns = positive_pair(name, value)
     if largest is not None and max(rows, columns) > largest:
-        raise ValueError(f"{name} must be at most {largest}, but it is {value!r}.")
+        raise ValueError(f"{name} must be at most {largest}, but it is {value!r}: only the dense SMPConv2d takes more.")
     if rows % 2 == 0 or columns % 2 == 0:
         raise ValueError(f"{name} must be odd, so that the kernel has a centre, but it is {value!r}.")
     return rows, columns

@@ -48,8 +48,9 @@ class PointKernel(nn.Module):
     ) -> None:
         super().__init__()
         check_algorithm(algorithm)
-        if not (0 < radius < inf and 0 < coord_std < inf):
-            raise ValueError(f"radius and coord_std must be positive, but they are {radius!r} and {coord_std!r}.")
+        for name, value in (("radius", radius), ("coord_std", coord_std)):
+            if not 0 < value < inf:
+                raise ValueError(f"{name} must be positive and finite, but it is {value!r}.")
         self.kernel_size, self.n_points, self.average, self.algorithm = kernel_size, n_points, bool(average), algorithm
         self.initial_radius, self.coord_std, self.least_radius = float(radius), float(coord_std), least_radius
         place: dict[str, Any] = {"device": device, "dtype": dtype}
