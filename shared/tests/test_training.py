@@ -316,3 +316,23 @@ def test_train_from_the_command_line(small, tmp_path, capsys):
         config.write_text(text)
         assert main(["train", "--config", str(config)]) == 1
         assert f"{config} {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "says"),
+    [
+        ("cuda", 0, "device is cuda, but torch sees no GPU here: leave it out, or take cpu"),
+        ("cuda:3", 1, "device is cuda:3, but the last GPU that torch sees here is cuda:0"),
+        ("gpu", 0, "device must be cpu, cuda, cuda:1, ..., but it is 'gpu'"),
+    ],
+)
+def test_absent_devices_are_refused_in_one_sentence(device, gpus, says, tmp_path, monkeypatch, capsys):
+    from leanconv.cli import main
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    arguments = ["convnext_tiny_1d", "--data", "fashion_mnist", "--out", str(tmp_path / "run"), "--device", device]
+    assert main(["train", *arguments]) == 1
+    told = capsys.readouterr().err
+    assert says in told and told.count("\n") == 1
+    assert not (tmp_path / "run").exists()

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from leanconv.training.recipe import ConfigError
+
 
 @dataclass(frozen=True)
 class World:
@@ -68,6 +70,9 @@ def join(device: str | torch.device | None = None) -> Iterator[World]:
     """Join the processes torchrun started (gloo on CPU, nccl on CUDA); alone, just pick the device.
 
     A process group that exists already is used and left alone.
+
+    Raises:
+        ConfigError: there is no such device here.
     """
     if dist.is_initialized():
         rank, size = dist.get_rank(), dist.get_world_size()
@@ -75,7 +80,7 @@ def join(device: str | torch.device | None = None) -> Iterator[World]:
         rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    device = _present(device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
@@ -88,6 +93,20 @@ def join(device: str | torch.device | None = None) -> Iterator[World]:
         if ours:
             gc.collect()  # DDP lies in a cycle and holds the group, whose threads abort a process that ends before them
             dist.destroy_process_group()
+
+
+def _present(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be cpu, cuda, cuda:1, ..., but it is {device!r}") from error
+    if found.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(f"device is {device}, but torch sees no GPU here: leave it out, or take cpu")
+        last = torch.cuda.device_count() - 1
+        if (found.index or 0) > last:
+            raise ConfigError(f"device is {device}, but the last GPU that torch sees here is cuda:{last}")
+    return found
 
 
 class Interrupt:
