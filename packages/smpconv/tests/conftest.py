@@ -3,4 +3,4 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # for `as_published`, whatever way pytest imports
+sys.path.insert(0, str(Path(__file__).parent))  # for `as_published` and `small_networks`, whatever way pytest imports

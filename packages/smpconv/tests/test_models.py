@@ -1,27 +1,21 @@
-"""The paper's networks: sizes as published, timm's interface, what fusing leaves, and what training does to a model."""
+"""The paper's networks: sizes as published, twins, timm's interface, training."""
 
 from __future__ import annotations
 
 import copy
-import io
-import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 timm = pytest.importorskip("timm")
 
+from small_networks import build, close, image_kinds, inputs, kinds, parameter_count, small  # noqa: E402
 from timm.optim import param_groups_layer_decay  # noqa: E402
 
-import smpconv  # noqa: E402
 from smpconv import SMPBranches, clip_radii_, fuse, param_groups  # noqa: E402
-from smpconv.branches import LargeConv  # noqa: E402
-from smpconv.models import SMPTCN, TASKS, SMPNet, SMPResNet, smp_tcn  # noqa: E402
-from smpconv.models.blocks import ConvNorm  # noqa: E402
+from smpconv.models import TASKS, smp_tcn  # noqa: E402
 from smpconv.points import PointKernel  # noqa: E402
 
 # Counted in the authors' networks: parameters, parameter tensors, multiply-adds for 224 x 224 pixels.
@@ -38,12 +32,6 @@ PARTS = {
     "character_trajectories": (10_800, 10_800, 299_700, 49_950, 1_440, 1_100),
     "speech_commands_mfcc": (10_800, 10_800, 315_000, 52_500, 1_440, 1_300),
 }
-SMALL = {"layers": (2, 1), "channels": (8, 16), "kernel_sizes": (13, 9), "stem_stride": 2, "num_classes": 5}
-SMALL_RESNET = {"channels": (8, 12, 12), "kernel_size": 9, "num_classes": 5}
-KINDS = ("image", "resnet", "sequence")
-NAMES = {"image": "smp_tiny", "resnet": "smp_resnet"}
-kinds = pytest.mark.parametrize("kind", KINDS)
-image_kinds = pytest.mark.parametrize("kind", NAMES)
 
 
 @pytest.fixture(autouse=True)
@@ -51,47 +39,10 @@ def seeded():
     torch.manual_seed(0)
 
 
-def build(kind: str, **kwargs) -> nn.Module:
-    if kind == "image":
-        return timm.create_model("smp_tiny", **{**SMALL, **kwargs})
-    if kind == "resnet":
-        return timm.create_model("smp_resnet", **{**SMALL_RESNET, **kwargs})
-    return timm.create_model(
-        "smp_tcn", **{"in_chans": 3, "num_classes": 5, "length": 40, "channels": (8, 12, 12), **kwargs}
-    )
-
-
-def small(kind: str, **kwargs) -> nn.Module:
-    """A narrow network as after some training: norms do something in evaluation, too, and outputs are not tiny."""
-    model = build(kind, **kwargs)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.uniform_(-0.5, 0.5)
-            module.running_var.uniform_(0.5, 2)
-        elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
-            nn.init.kaiming_normal_(module.weight)
-        elif isinstance(module, PointKernel):
-            nn.init.normal_(module.weight, 0, 0.2)
-    return model
-
-
-def inputs(kind: str = "image", *size: int, batch: int = 2, channels: int = 3) -> Tensor:
-    size = size or ((40,) if kind == "sequence" else (24, 24))
-    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(0))
-
-
 def published(name: str, **kwargs) -> nn.Module:
     if name in TASKS:
         return smp_tcn(**TASKS[name], device="meta", **kwargs)
     return timm.create_model(name, device="meta", **kwargs)
-
-
-def parameter_count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
 
 
 # As published.
@@ -425,133 +376,3 @@ def test_stochastic_depth_and_dropout():
 def test_arguments_that_do_not_fit(kind, bad, says):
     with pytest.raises(ValueError, match=says):
         build(kind, device="meta", **bad)
-
-
-# For inference.
-
-
-@kinds
-def test_fused_networks_compute_the_same(kind):
-    options = {"bias": True} if kind != "image" else {}
-    model, x = small(kind, **options).eval(), inputs(kind)
-    fused = fuse(model)
-    close(fused(x), model(x))
-    norms = [name for name, m in fused.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    assert norms == (["norm"] if kind == "image" else [])
-    assert not any(isinstance(module, (SMPBranches, PointKernel, ConvNorm)) for module in fused.modules())
-    own = sum(isinstance(module, SMPBranches) for module in model.modules())
-    assert sum(isinstance(module, LargeConv) for module in fused.modules()) == own
-    assert parameter_count(model) == parameter_count(small(kind, **options))  # of a copy
-    double = copy.deepcopy(model).double()
-    close(fuse(double)(x.double()), double(x.double()), 1e-12)
-
-
-def test_fused_backbone():
-    backbone, x = small("image", features_only=True).eval(), inputs()
-    for ours, theirs in zip(fuse(backbone)(x), backbone(x)):
-        close(ours, theirs)
-
-
-@pytest.mark.parametrize("bad", [{"kernel_size": 3}, {"groups": 4}])
-def test_norms_before_are_no_norms_of_padded_pixels(bad):
-    with pytest.raises(ValueError, match="pre_norm goes with kernel_size=1 and groups=1, but they are"):
-        ConvNorm(4, 4, pre_norm=True, **bad)
-
-
-# Numbers, layouts and copies.
-
-
-@image_kinds
-def test_layouts_agree_and_stay(kind):
-    model, x = small(kind).eval(), inputs(kind)
-    expected = model(x)
-    last = x.contiguous(memory_format=torch.channels_last)
-    model = model.to(memory_format=torch.channels_last)
-    close(model(last), expected)
-    if kind == "image":
-        strides = []
-        for layer in model.modules():
-            if isinstance(layer, PointKernel):
-                layer.register_forward_hook(lambda layer, given, y: strides.append((given[0].stride(1), y.stride(1))))
-        model(last)
-        assert len(strides) == 3 and set(strides) == {(1, 1)}
-
-
-@kinds
-def test_autocast_and_half_precision(kind):
-    model, x = small(kind).eval(), inputs(kind)
-    expected = model(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        close(model(x).float(), expected, 0.05)
-    close(copy.deepcopy(model).to(torch.bfloat16)(x.to(torch.bfloat16)).float(), expected, 0.1)
-
-
-@kinds
-def test_compiles_without_graph_breaks(kind):
-    model, x = small(kind), inputs(kind)
-    close(torch.compile(model.eval(), fullgraph=True, backend="aot_eager")(x), model(x))
-    compiled = torch.compile(model.train(), fullgraph=True, backend="aot_eager")
-    compiled(x).square().sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-
-
-def test_exports_with_any_batch_and_size():
-    model, x = fuse(small("image").eval()), inputs()
-    height, width = (torch.export.Dim(name, min=2) for name in ("height", "width"))
-    dynamic = ({0: torch.export.Dim("batch", min=1), 2: 4 * height, 3: 4 * width},)
-    exported = torch.export.export(model, (x,), dynamic_shapes=dynamic)
-    for more in (inputs(batch=1), inputs("image", 36, 20, batch=5)):
-        close(exported.module()(more), model(more))
-
-
-@kinds
-def test_copies_and_files_keep_the_network(kind):
-    model, x = small(kind).eval(), inputs(kind)
-    expected = model(x)
-    assert torch.equal(copy.deepcopy(model)(x), expected)
-    assert torch.equal(pickle.loads(pickle.dumps(model))(x), expected)
-    file = io.BytesIO()
-    torch.save(model.state_dict(), file)
-    file.seek(0)
-    other = small(kind).eval()
-    other.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(other(x), expected)
-
-
-@kinds
-def test_dtype_reaches_every_parameter(kind):
-    model = small(kind, dtype=torch.float64)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
-    model.reset_classifier(3)
-    assert model(inputs(kind).double()).dtype == torch.float64
-
-
-@kinds
-def test_start_on_the_meta_device(kind):
-    model = build(kind, device="meta").to_empty(device="cpu")
-    for tensor in [*model.parameters(), *model.buffers()]:
-        tensor.detach().fill_(7)
-    model.reset_parameters()
-    fresh = build(kind)
-    for (name, tensor), other in zip(model.state_dict().items(), fresh.state_dict().values()):
-        assert tensor.equal(other) or (tensor != 7).all(), name
-    fresh.load_state_dict(model.state_dict())
-    assert torch.equal(model.eval()(inputs(kind)), fresh.eval()(inputs(kind)))
-
-
-def test_classes_are_there_by_name():
-    assert SMPNet((1,), (8,), kernel_sizes=7)(inputs()).shape == (2, 1000)
-    assert SMPResNet((4,), 5)(inputs()).shape == (2, 10)
-    assert SMPTCN(3, 4, 9, channels=4, depth=1)(inputs("sequence")).shape == (2, 4)
-    assert smpconv.models.__all__
-
-
-def test_without_timm_the_package_works_and_models_says_what_is_missing():
-    script = (
-        "import sys; sys.modules['timm'] = None\n"
-        "import smpconv, smpconv.checkpoints\n"
-        "try:\n    import smpconv.models\nexcept ModuleNotFoundError as error:\n    print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    wanted = "smpconv.models needs timm, which is not installed: run `pip install smpconv[models]`"
-    assert done.stdout.strip() == wanted
