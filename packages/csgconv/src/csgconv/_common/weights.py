@@ -1,0 +1,39 @@
+# edit in shared/common/python/weights.py
+"""Reads the files in which others have published their weights."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import torch
+
+
+def read(path: str | PathLike[str]) -> Mapping[str, Any]:
+    """The dictionary in a file that `torch.save` wrote; nothing in the file is run.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: no such dictionary, a damaged file, or one that holds more than tensors and plain values.
+    """
+    with open(path, "rb") as file:
+        start = file.read(24)
+    if not start.startswith((b"PK", b"\x80")):  # a zip archive; a pickle, as torch wrote until version 1.6
+        raise ValueError(f"{path} is no checkpoint: it starts with {start!r}, so look at what was downloaded.")
+    try:
+        # Training scripts store their parsed command line beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, which to read is to run: only if you trust it, pass what "
+            "torch.load(..., weights_only=False) returns."
+        ) from error
+    except (EOFError, OSError, RuntimeError) as error:  # OSError: a cut archive, of some sizes
+        raise ValueError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, but a checkpoint is a dict.")
+    return checkpoint
