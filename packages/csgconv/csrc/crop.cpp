@@ -1,0 +1,49 @@
+// The ops `csgconv::crop` and `csgconv::uncrop`: schemas and CPU entries. Fake kernels, autograd and the rest of what
+// torch must know are registered in ops.py.
+#include "crop.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <vector>
+
+#include "common/binding.h"
+#include "cpu/crop_kernel.h"
+
+namespace csgconv {
+namespace {
+
+Tensor crop(const Tensor& slices, std::vector<int64_t> table) {
+  int64_t total = 0;
+  const std::vector<Layer> layers = check_crop(slices, table, &total);
+  Tensor kernels = torch::stable::new_empty(slices, {total});
+  if (total == 0) return kernels;
+  const Tensor source = dense(slices);
+  const int64_t bytes = leanconv::bytes_of(leanconv::dtype_of(slices));
+  copy_kernels({layers, source.numel(), bytes, leanconv::parallel_for}, source.const_data_ptr(),
+               kernels.mutable_data_ptr());
+  return kernels;
+}
+
+Tensor uncrop(const Tensor& kernels, std::vector<int64_t> table, int64_t rows, int64_t size) {
+  const std::vector<Layer> layers = check_uncrop(kernels, table, rows, size);
+  Tensor slices = torch::stable::new_empty(kernels, {rows, size});
+  if (slices.numel() == 0) return slices;
+  const Tensor source = dense(kernels);
+  const int64_t bytes = leanconv::bytes_of(leanconv::dtype_of(kernels));
+  copy_slices({layers, slices.numel(), bytes, leanconv::parallel_for}, source.const_data_ptr(),
+              slices.mutable_data_ptr());
+  return slices;
+}
+
+}  // namespace
+}  // namespace csgconv
+
+STABLE_TORCH_LIBRARY(csgconv, m) {
+  m.def("crop(Tensor slices, int[] layers) -> Tensor");
+  m.def("uncrop(Tensor kernels, int[] layers, SymInt rows, SymInt size) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(csgconv, CPU, m) {
+  m.impl("crop", TORCH_BOX(&csgconv::crop));
+  m.impl("uncrop", TORCH_BOX(&csgconv::uncrop));
+}
