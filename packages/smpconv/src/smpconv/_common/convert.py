@@ -47,6 +47,7 @@ class ConvertReport:
     params: tuple[int, int] = (0, 0)  # of the whole model
     macs: tuple[int, int] | None = None  # of the whole model, where they were counted
     unit: str = "MACs/pixel"  # of each layer's MACs
+    notes: list[str] = field(default_factory=list)  # lines on what is no layer's own
 
     @property
     def swapped(self) -> list[Layer]:
@@ -70,6 +71,7 @@ class ConvertReport:
             lines = []
         if any(layer.error is not None for layer in self.swapped):
             lines.append("error is the relative error: norm of what was lost by norm of the weights before")
+        lines += self.notes
         reasons: dict[str, list[str]] = {}
         for layer in self.left:
             reasons.setdefault(layer.reason, []).append(layer.names[0] or "the model itself")

@@ -1,0 +1,133 @@
+"""Tensors in few bytes, and a file of them that is never half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping, Set
+from math import prod
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._common import weights
+
+FORMAT = 1
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
+HOLDS = {torch.float16: 1e-3, torch.float32: 1e-6}  # relative error of a tensor, up to which a dtype holds it
+MOST = 127
+
+
+def encode(tensor: Tensor, dtype: torch.dtype, rows: bool) -> tuple[list[str], Tensor]:
+    """`tensor` in `dtype` or, where that does not hold its numbers, in a wider one: the dtypes used, and the bytes.
+
+    int8 is for matrices with `rows` of like numbers, finite ones: symmetric, with a scale for each row. What else was to
+    be int8 becomes float16. Integers, and floats that are no wider than `dtype`, stay as they are.
+    """
+    tensor = tensor.detach().cpu()
+    if dtype is torch.int8:
+        if rows and tensor.numel() and bool(tensor.isfinite().all()):
+            scale = narrowed(tensor.double().abs().amax(1) / MOST, torch.float16)
+            steps = (tensor.double() / scale.double()[:, None]).nan_to_num(0).round().clamp(-MOST, MOST)
+            return ["int8", _name(scale.dtype)], torch.cat([_bytes(steps.to(torch.int8)), _bytes(scale)])
+        dtype = torch.float16
+    tensor = narrowed(tensor, dtype)
+    return [_name(tensor.dtype)], _bytes(tensor)
+
+
+def decode(data: Tensor, used: list[str], shape: list[int], dtype: torch.dtype) -> Tensor:
+    """The tensor of `dtype` that `encode` made the bytes of, as nearly as they tell."""
+    numbers, *scale = (getattr(torch, name) for name in used)
+    end = prod(shape) * numbers.itemsize
+    tensor = data[:end].clone().view(numbers).view(shape)  # a copy starts where any dtype may
+    if scale:
+        tensor = tensor.double() * data[end:].clone().view(scale[0]).double()[:, None]
+    return tensor.to(dtype)
+
+
+def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` in the first dtype from `dtype` on that holds it; float16 holds no very large or very small numbers."""
+    for narrow, error in HOLDS.items():
+        if tensor.is_floating_point() and dtype.itemsize <= narrow.itemsize < tensor.dtype.itemsize:
+            small = tensor.to(narrow)
+            if (small.double() - tensor.double()).norm() <= error * tensor.double().norm():
+                return small
+    return tensor
+
+
+def write(
+    path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype, rows: Set[str], about: Mapping[str, Any]
+) -> None:
+    """Writes `tensors` and `about`, plain values, to a file that `read` reads; `rows` names the matrices for int8.
+
+    A tensor with several names is written once. The file appears under its name when it is complete.
+    """
+    places: list[list[Any]] = []
+    parts, end = [torch.empty(0, dtype=torch.uint8)], 0
+    known: dict[object, list[Any]] = {}
+    for name, tensor in tensors.items():
+        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else name
+        if key not in known:
+            used, data = encode(tensor, dtype, name in rows)
+            known[key] = [list(tensor.shape), _name(tensor.dtype), used, end, end + len(data)]
+            parts.append(data)
+            end += len(data)
+        places.append([name, *known[key]])
+    header = zlib.compress(json.dumps({**about, "tensors": places}, separators=(",", ":")).encode(), 9)
+    _replace(path, {"csgconv": FORMAT, "header": torch.tensor(list(header), dtype=torch.uint8), "data": torch.cat(parts)})
+
+
+def read(path: str | PathLike[str] | Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What is told about the tensors in a file of `write`, or in its content, and the tensors.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: another file, a damaged one, or one of a later version.
+    """
+    content = path if isinstance(path, Mapping) else weights.read(path)
+    if not is_compact(content):
+        raise ValueError("the checkpoint is no compact one, which save_compact writes: load its state dict as usual.")
+    if content["csgconv"] != FORMAT:
+        raise ValueError(
+            f"the compact checkpoint has format {content['csgconv']}, but this version of csgconv reads {FORMAT}: "
+            "update csgconv."
+        )
+    try:
+        about = json.loads(zlib.decompress(bytes(content["header"].tolist())))
+        places, data = about.pop("tensors"), content["data"]
+        tensors = {
+            name: decode(data[start:end], used, shape, getattr(torch, dtype))
+            for name, shape, dtype, used, start, end in places
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, zlib.error) as error:
+        raise ValueError(f"the compact checkpoint is damaged: {error}") from error
+    return about, tensors
+
+
+def is_compact(content: Mapping[str, Any]) -> bool:
+    """Whether this is what `write` leaves in a file."""
+    return content.keys() >= {"csgconv", "header", "data"}
+
+
+def _replace(path: Path, content: Mapping[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
