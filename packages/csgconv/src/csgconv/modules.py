@@ -1,0 +1,122 @@
+"""`CSGConv2d`: a convolution whose kernel a generator makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .generator import SliceGenerator
+from .layouts import Layer
+
+
+class CSGConv2d(nn.Module):
+    """`nn.Conv2d` with a kernel that `generator` makes of the layer's codes: see :class:`csgconv.SliceGenerator`.
+
+    The first layer made with a generator registers it as its submodule `generator`; the others refer to it, so that a
+    state dict holds it once, under one name, and copies of a network share it as the network does. Do not assign the
+    generator to the network as well. To freeze the first layer's parameters is to freeze the generator.
+
+    Args:
+        in_channels: of x.
+        out_channels: O.
+        kernel_size: kh and kw; in "raster" and "tile" those of the generator's slices.
+        generator: makes the kernel; its codes grow by those of this layer.
+        stride, padding, dilation, groups, bias, padding_mode: as of `nn.Conv2d`.
+        layout: the generator's, unless given; groups need "flat".
+
+    Raises:
+        TypeError, ValueError: what `nn.Conv2d` refuses, and kernels that the layout cannot make.
+
+    Example:
+        >>> generator = SliceGenerator(72, (12, 12, 3, 3))
+        >>> CSGConv2d(16, 32, 3, generator, stride=2, padding=1)(torch.randn(1, 16, 32, 32)).shape
+        torch.Size([1, 32, 16, 16])
+    """
+
+    generator: SliceGenerator
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        generator: SliceGenerator,
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        layout: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(generator, SliceGenerator):
+            raise TypeError(f"generator must be a SliceGenerator, but it is a {type(generator).__name__}.")
+        options: Any = (stride, padding, dilation, groups, False, padding_mode)
+        plain = nn.Conv2d(in_channels, out_channels, kernel_size, *options, device="meta")  # checks its arguments
+        for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+            setattr(self, name, getattr(plain, name))
+        self.padding_mode, self._margins = padding_mode, plain._reversed_padding_repeated_twice
+        self.layout = generator.layout if layout is None else layout
+        layer = Layer(tuple(plain.weight.shape), generator.slice_shape, self.layout, groups)  # type: ignore[arg-type]
+        self.index = generator.add(layer)
+        if self.index == 0:
+            self.generator = generator
+        else:
+            self.__dict__["generator"] = generator
+        self.bias = nn.Parameter(torch.zeros(out_channels, device=device, dtype=dtype)) if bias else None
+
+    @property
+    def weight(self) -> Tensor:  # (O, I / groups, kh, kw)
+        """The kernel, for reading only."""
+        return self.generator.kernel(self.index)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, I, H, W) -> (N, O, H', W')
+        weight = self.generator.kernel(self.index)
+        if x.device != weight.device:
+            raise RuntimeError(
+                f"x is on {x.device} but the generator is on {weight.device}: move the whole network, and use "
+                "DistributedDataParallel in place of DataParallel."
+            )
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, self._margins, self.padding_mode), 0
+        return F.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        defaults = {"padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros", "layout": "raster"}
+        values = {name: getattr(self, name) for name in defaults}
+        text += "".join(f", {name}={value!r}" for name, value in values.items() if value != defaults[name])
+        return text if self.bias is not None else f"{text}, bias=False"
+
+
+def generators(model: nn.Module) -> list[SliceGenerator]:
+    """All generators that make kernels in `model`, registered or not, in the order of their first layers."""
+    found: dict[SliceGenerator, None] = {}
+    for module in model.modules():
+        if isinstance(module, (CSGConv2d, SliceGenerator)):
+            found[module.generator if isinstance(module, CSGConv2d) else module] = None
+    return list(found)
+
+
+def registered_generators(model: nn.Module) -> list[SliceGenerator]:
+    """`generators`, all of which must be submodules of `model`.
+
+    Raises:
+        ValueError: one is not, so that its parameters are none of the model's.
+    """
+    modules, found = set(model.modules()), generators(model)
+    for name, module in model.named_modules():
+        if isinstance(module, CSGConv2d) and module.generator not in modules:
+            raise ValueError(
+                f"The generator of {name or 'the layer'} belongs to no layer of this model: its first layer is missing, "
+                "so that neither parameters() nor state_dict() of the model hold it."
+            )
+    return found

@@ -1,0 +1,93 @@
+"""The ops of the package as torch sees them: schemas, fake kernels, autograd, vmap.
+
+`crop` and `uncrop` copy numbers between slices and kernels, each is the other's gradient. Kernels come from `csrc/`,
+`cupy_backend` or `reference`; `_common.backends` says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._common.autograd import call, register
+from ._common.backends import Backends
+from .layouts import ENTRIES
+
+SCHEMAS = {
+    "crop": "(Tensor slices, int[] layers) -> Tensor",
+    "uncrop": "(Tensor kernels, int[] layers, SymInt rows, SymInt size) -> Tensor",
+}
+KERNELS: dict[str, Callable] = {"crop": reference.crop, "uncrop": reference.uncrop}
+backends = Backends("csgconv", SCHEMAS, KERNELS)
+_crop = torch.ops.csgconv.crop.default
+_uncrop = torch.ops.csgconv.uncrop.default
+
+
+def crop(slices: Tensor, layers: Sequence[int]) -> Tensor:  # (rows, P) -> (elements of all kernels,)
+    """Runs the op."""
+    return call(_crop, slices, layers)
+
+
+def uncrop(kernels: Tensor, layers: Sequence[int], rows: int, size: int) -> Tensor:  # (elements,) -> (rows, size)
+    """Runs the op."""
+    return call(_uncrop, kernels, layers, rows, size)
+
+
+def elements(layers: Sequence[int]) -> int:
+    """Of all kernels of a table."""
+    return sum(layers[i + 1] * layers[i + 2] * layers[i + 3] for i in range(0, len(layers), ENTRIES))
+
+
+@torch.library.register_fake("csgconv::crop")
+def _(slices, layers):
+    return slices.new_empty(elements(layers))
+
+
+@torch.library.register_fake("csgconv::uncrop")
+def _(kernels, layers, rows, size):
+    return kernels.new_empty((rows, size))
+
+
+def _crop_setup(ctx, inputs, output):
+    slices, ctx.layers = inputs
+    ctx.shape = slices.shape
+
+
+def _crop_grad(ctx, grad):
+    return call(_uncrop, grad, ctx.layers, *ctx.shape), None
+
+
+def _uncrop_setup(ctx, inputs, output):
+    ctx.layers = inputs[1]
+
+
+def _uncrop_grad(ctx, grad):
+    return call(_crop, grad, ctx.layers), None, None, None
+
+
+# vmap: the mapped slices are more rows of one call, and the layers are there once for each.
+
+
+def _repeated(layers: Sequence[int], times: int, size: int) -> list[int]:
+    return [
+        number + copy * size if i % ENTRIES == 0 else number for copy in range(times) for i, number in enumerate(layers)
+    ]
+
+
+def _crop_rule(info, in_dims, slices, layers):
+    slices = slices.movedim(in_dims[0], 0)
+    many = _repeated(layers, info.batch_size, slices[0].numel())
+    return call(_crop, slices.flatten(0, 1), many).unflatten(0, (info.batch_size, -1)), 0
+
+
+def _uncrop_rule(info, in_dims, kernels, layers, rows, size):
+    many = _repeated(layers, info.batch_size, rows * size)
+    slices = call(_uncrop, kernels.movedim(in_dims[0], 0).flatten(), many, info.batch_size * rows, size)
+    return slices.unflatten(0, (info.batch_size, rows)), 0
+
+
+register(_crop, _crop_setup, _crop_grad, _crop_rule)
+register(_uncrop, _uncrop_setup, _uncrop_grad, _uncrop_rule)
