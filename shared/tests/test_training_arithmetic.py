@@ -103,11 +103,15 @@ def test_weight_decay_spares_vectors_and_layer_decay_grades_the_rest(small):
     assert rate[id(stem)] < small.lr / 2
 
 
-def test_decay_biases_spares_norms_alone():
+def test_decay_biases_spares_norms_which_decay_norms_does_not():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1, bias=True), nn.LayerNorm(2))
     recipe = Recipe(decay_biases=True, weight_decay=0.1, optimizer="sgd")
     decay = {id(p): g["weight_decay"] for g in build.optimizer(recipe, network).param_groups for p in g["params"]}
     assert [decay[id(p)] for p in network.parameters()] == [0.1, 0.1, 0.0, 0.0, 0.1, 0.1, 0.0, 0.0]
+    everything = build.optimizer(recipe.override({"decay_norms": True}), network).param_groups
+    assert [group["weight_decay"] for group in everything if group["params"]] == [0.1]
+    with pytest.raises(training.ConfigError, match="set decay_biases with it"):
+        Recipe(decay_norms=True)
 
 
 def test_losses_of_labels_and_of_mixed_targets_agree(small):

@@ -28,7 +28,7 @@ def grouping(recipe: Recipe, network: nn.Module) -> Callable[[nn.Module], Groups
 
     def groups(model: nn.Module) -> Groups:
         if recipe.decay_biases:
-            found = _all_but_norms(model, recipe.weight_decay, spared)
+            found = _with_biases(model, recipe, spared)
         elif recipe.layer_decay is not None:
             found = param_groups_layer_decay(model, recipe.weight_decay, spared, layer_decay=recipe.layer_decay)
         else:
@@ -74,16 +74,19 @@ def _by_factor(groups: Groups, factors: dict[int, float]) -> Groups:
     return split
 
 
-def _all_but_norms(network: nn.Module, weight_decay: float, spared: dict[str, Any]) -> Groups:
-    """Two groups: what torch and timm call norms, and `spared`, undecayed; everything else decayed."""
+def _with_biases(network: nn.Module, recipe: Recipe, spared: dict[str, Any]) -> Groups:
+    """Two groups: `spared` and, without `decay_norms`, what torch and timm call norms, undecayed; all else decayed."""
     norms = {
         id(parameter)
         for module in network.modules()
-        if "norm" in type(module).__name__.lower()
+        if not recipe.decay_norms and "norm" in type(module).__name__.lower()
         for parameter in module.parameters(recurse=False)  # not those of a convolution in what is called ConvNorm
     }
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             groups[id(parameter) not in norms and name not in spared].append(parameter)
-    return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
+    return [
+        {"params": groups[True], "weight_decay": recipe.weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
+    ]

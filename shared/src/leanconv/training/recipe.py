@@ -45,7 +45,8 @@ class Recipe:
         epochs, batch_size, accumulate: ``batch_size`` images enter each optimizer step, over all processes and over
             the ``accumulate`` parts the step is computed in.
         optimizer, lr, weight_decay, momentum, betas, eps: for ``timm.optim.create_optimizer_v2``; biases, norms and
-            other one-dimensional parameters are not decayed, under ``decay_biases`` norms alone are not.
+            other one-dimensional parameters are not decayed, under ``decay_biases`` norms alone are not, and
+            under ``decay_norms`` they are too.
         layer_decay: factor on the learning rate per layer counted from the head.
         lr_factors: factors on the learning rate of parameters by the last part of their name; they win over what layers
             ask for themselves (see :mod:`leanconv.training.groups`).
@@ -81,6 +82,7 @@ class Recipe:
     lr: float = 1e-3
     weight_decay: float = 0.05
     decay_biases: bool = False
+    decay_norms: bool = False
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -128,6 +130,8 @@ class Recipe:
             raise ConfigError(f"warmup_epochs {self.warmup_epochs} leaves nothing of epochs {self.epochs}")
         if self.decay_biases and self.layer_decay is not None:
             raise ConfigError("decay_biases and layer_decay cannot be combined")
+        if self.decay_norms and not self.decay_biases:
+            raise ConfigError("decay_norms decays all that is one-dimensional: set decay_biases with it")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ConfigError(f"milestones must rise, got {self.milestones}")
         if "step" in self.schedule and not self.milestones:
