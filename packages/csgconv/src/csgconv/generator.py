@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import weakref
+from math import prod
 from typing import Any
 
 import torch
@@ -11,37 +11,13 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from ._common.checks import positive_int
+from .bits import pack, unpack
 from .functional import cropped
+from .kept import KernelSet, ordinary
 from .layouts import Layer, check_layout, four_sizes
-from .product import Generate, Plan, Sources, kernels, slice_size, versions, without_autocast
+from .product import Plan, Sources, without_autocast
 
 INITS = ("he", "reference", "uniform")
-PLAIN = (Tensor, nn.Parameter)
-
-
-class KernelSet:
-    """The kernels of all layers as they were made at once."""
-
-    def __init__(self, sources: Sources, dtype: torch.dtype, task: int = -1) -> None:
-        self.sources, self.versions, self.dtype, self.task = sources, versions(sources), dtype, task
-        self.learning = [t is not None and t.requires_grad for t in sources]
-        self.asked: set[int] = set()  # layers, in this round
-        self.spent = False  # whether a gradient has passed through them
-        self.kernels: tuple[Tensor, ...] = ()
-        self.made = 0
-        self.values: list[Tensor] = []
-
-    def fits(self, sources: Sources, dtype: torch.dtype) -> bool:
-        """Whether the same tensors, unchanged as far as torch knows, would make the same kernels."""
-        mine = self.sources
-        return (
-            mine[0] is sources[0]
-            and mine[1] is sources[1]
-            and mine[2] is sources[2]
-            and self.dtype == dtype
-            and self.versions == versions(sources)
-            and self.kernels[0]._version == self.made
-        )
 
 
 class SliceGenerator(nn.Module):
@@ -97,7 +73,7 @@ class SliceGenerator(nn.Module):
         if init not in INITS:
             raise ValueError(f"init must be one of {', '.join(INITS)}, but it is {init!r}.")
         self.layout, self.binary, self.init = layout, bool(binary), init
-        size, place = slice_size(self.slice_shape), {"device": device, "dtype": dtype}
+        size, place = prod(self.slice_shape), {"device": device, "dtype": dtype}
         self._plan = Plan((), size)
         self._learning: KernelSet | None = None
         self._resting: KernelSet | None = None
@@ -171,13 +147,14 @@ class SliceGenerator(nn.Module):
 
     def kernel(self, index: int) -> Tensor:
         """The kernel of a layer; for reading only."""
-        if torch.compiler.is_compiling() or self._transformed():
+        if torch.compiler.is_compiling() or _transformed():
             return self._alone(index)
-        sources = self._sources()
-        if sources is None:
+        registered, buffers = self._parameters, self._buffers
+        codes, bias = registered.get("codes"), registered.get("bias")
+        weight = buffers.get("weight") if self.binary else registered.get("weight")
+        if codes is None or weight is None:  # parametrized
             return self._alone(index)
-        codes, weight, bias = sources
-        dtype = self._dtype(codes)
+        sources, dtype = (codes, weight, bias), _dtype(codes)
         if torch.is_grad_enabled() and (
             codes.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
         ):
@@ -185,84 +162,41 @@ class SliceGenerator(nn.Module):
         return self._resting_kernel(index, sources, dtype)
 
     def _learning_kernel(self, index: int, sources: Sources, dtype: torch.dtype) -> Tensor:
-        """Of the set of this step. A layer that asks again, unless a backward pass recomputes it, begins a new one."""
-        task, kept = torch._C._current_graph_task_id(), self._learning
-        if (
-            kept is None
-            or not kept.fits(sources, dtype)
-            or kept.task not in (-1, task)
-            or (task == -1 and (kept.spent or index in kept.asked))
-            or kept.learning != [t is not None and t.requires_grad for t in sources]
-        ):
+        """Of the set of this step, which begins when a layer asks again."""
+        kept = self._learning
+        if kept is None or not kept.fits(sources, dtype) or not kept.in_step(index):
+            if not self._keeps(sources):
+                return self._alone(index)
             self._resting = None
-            kept = KernelSet(sources, dtype, task)
-            kept.kernels = Generate.apply(self._plan, dtype, weakref.ref(kept), *sources)
-            kept.made = kept.kernels[0]._version
-            self._learning = kept
+            kept = self._learning = KernelSet(self._plan, sources, dtype, self)
         kept.asked.add(index)
         return kept.kernels[index]
 
     def _resting_kernel(self, index: int, sources: Sources, dtype: torch.dtype) -> Tensor:
         """Of the kept set, while its sources are the same. A layer that asks again begins a round."""
         kept = self._resting
-        if kept is not None and kept.fits(sources, dtype):
-            if index not in kept.asked:
-                kept.asked.add(index)
-                return kept.kernels[index]
-            kept.asked = {index}
-            if all(t is None or torch.equal(t, value) for t, value in zip(sources, kept.values)):
-                return kept.kernels[index]
-        # An inference tensor has no version, and cannot be trained on.
-        with torch.inference_mode(False), torch.no_grad():
-            kept = KernelSet(sources, dtype)
-            kept.kernels = kernels(self._plan, sources, dtype)
-            kept.made = kept.kernels[0]._version
-            if sources[0].is_cpu:
-                kept.values = [torch.empty(0) if t is None else t.detach().clone() for t in sources]
+        if kept is None or not kept.fits(sources, dtype) or (index in kept.asked and not kept.same_values()):
+            if not self._keeps(sources):
+                return self._alone(index)
+            kept = self._resting = KernelSet(self._plan, sources, dtype)
+        elif index in kept.asked:
+            kept.asked.clear()
         kept.asked.add(index)
-        self._resting = kept
         return kept.kernels[index]
+
+    def _keeps(self, sources: Sources) -> bool:
+        """Whether kernels of these may be kept. A parametrized bias is not among the registered ones."""
+        return ordinary(sources) and (sources[2] is not None or self.bias is None)
 
     def _alone(self, index: int) -> Tensor:
         """By the product of the layer's own rows: where a program is made or transformed, and nothing may be kept."""
         layer, first = self.layers[index], self._plan.first[index]
         codes, weight, bias = self.codes, self.weight, self.bias
-        dtype = self._dtype(codes)
+        dtype = _dtype(codes)
         with without_autocast(codes):
             live = codes[first : first + layer.live].to(dtype)
             slices = nn.functional.linear(live, weight.to(dtype), None if bias is None else bias.to(dtype))
             return cropped(slices, [layer], layer.entry(0))[0].view(layer.shape)
-
-    def _sources(self) -> Sources | None:
-        """The tensors as they are registered; None where they are not plain ones."""
-        registered = self._parameters
-        codes, bias = registered.get("codes"), registered.get("bias")
-        weight = self._buffers["weight"] if self.binary else registered.get("weight")
-        for t in (codes, weight):
-            if type(t) not in PLAIN or t.is_inference():  # type: ignore[union-attr]
-                return None
-        if bias is not None and (type(bias) not in PLAIN or bias.is_inference()):
-            return None
-        if bias is None and self.bias is not None:  # parametrized
-            return None
-        return codes, weight, bias  # type: ignore[return-value]
-
-    @staticmethod
-    def _transformed() -> bool:
-        return (
-            torch._C._functorch.peek_interpreter_stack() is not None
-            or torch._C._len_torch_dispatch_stack() > 0
-            or forward_ad._current_level >= 0
-            or torch.jit.is_tracing()
-        )
-
-    @staticmethod
-    def _dtype(codes: Tensor) -> torch.dtype:
-        """Of kernels: autocast's where that is on."""
-        dtype, device = codes.dtype, codes.device.type
-        if dtype == torch.float64 or device == "meta" or not torch.is_autocast_enabled(device):
-            return dtype
-        return torch.get_autocast_dtype(device)
 
     def _unpack(self) -> None:
         """The binary W from its bits."""
@@ -295,12 +229,19 @@ class SliceGenerator(nn.Module):
         return f"{text}, binary=True" if self.binary else text
 
 
-def pack(signs: Tensor) -> Tensor:
-    """Eight signs in a byte, the first one lowest."""
-    flat = torch.nn.functional.pad(signs.flatten().to(torch.uint8), (0, -signs.numel() % 8))
-    return (flat.view(-1, 8) << torch.arange(8, device=signs.device, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+def _transformed() -> bool:
+    """Whether a program is made, or a function transformed, so that nothing may be kept."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+    )
 
 
-def unpack(bits: Tensor, count: int) -> Tensor:
-    """What `pack` packed."""
-    return (bits[:, None] >> torch.arange(8, device=bits.device, dtype=torch.uint8)).flatten()[:count] % 2 == 1
+def _dtype(codes: Tensor) -> torch.dtype:
+    """Of kernels: autocast's where that is on."""
+    dtype, device = codes.dtype, codes.device.type
+    if dtype == torch.float64 or device == "meta" or not torch.is_autocast_enabled(device):
+        return dtype
+    return torch.get_autocast_dtype(device)

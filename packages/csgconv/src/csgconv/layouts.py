@@ -133,6 +133,8 @@ def entries(numbers: Sequence[int]) -> list[tuple[int, ...]]:
 def entry_span(entry: Sequence[int]) -> int:
     """Numbers from the start of a layer to its last element."""
     _, o, i, taps, rows, columns = entry
+    if not o * i * taps:
+        return 0
     block = (o - 1) // rows * -(-i // columns) + (i - 1) // columns
     return (block * rows * columns + (o - 1) % rows * columns + (i - 1) % columns + 1) * taps
 
@@ -147,8 +149,8 @@ def check_table(numbers: Sequence[int], size: int) -> None:
         raise ValueError(f"layers must hold {ENTRIES} numbers a layer, but there are {len(numbers)}.")
     end = 0
     for n, entry in enumerate(entries(numbers)):
-        if min(entry[1:]) < 1:
-            raise ValueError(f"layers must hold positive sizes, but those of layer {n} are {entry[1:]}.")
+        if min(entry) < 0 or min(entry[4:]) < 1:
+            raise ValueError(f"layers must hold sizes, and blocks of at least 1, but layer {n} is {entry}.")
         if entry[0] < end:
             raise ValueError(f"layers must follow each other, but layer {n} starts at {entry[0]}, before {end}.")
         end = entry[0] + entry_span(entry)

@@ -116,7 +116,7 @@ def registered_generators(model: nn.Module) -> list[SliceGenerator]:
     for name, module in model.named_modules():
         if isinstance(module, CSGConv2d) and module.generator not in modules:
             raise ValueError(
-                f"The generator of {name or 'the layer'} belongs to no layer of this model: its first layer is missing, "
+                f"The generator of {name or 'the layer'} belongs to no layer of this model: its first one is missing, "
                 "so that neither parameters() nor state_dict() of the model hold it."
             )
     return found

@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from math import prod
 from typing import Any
 
 import torch
@@ -81,7 +80,8 @@ class Generate(torch.autograd.Function):
     """`kernels` with a gradient.
 
     It keeps the sources itself and looks after their versions, as torch would: what recomputes a network, as gradient
-    checkpointing does, must see as many saved tensors whether or not a layer finds its kernel made.
+    checkpointing does, must see as many saved tensors whether or not a layer finds its kernel made. `kept` refers to
+    what keeps the kernels, and is told when their gradient has passed.
     """
 
     @staticmethod
@@ -89,22 +89,22 @@ class Generate(torch.autograd.Function):
         ctx: Any,
         plan: Plan,
         dtype: torch.dtype,
-        owner: weakref.ref,
+        kept: weakref.ref,
         codes: Tensor,
         weight: Tensor,
         bias: Tensor | None,
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.plan, ctx.dtype, ctx.owner = plan, dtype, owner
+        ctx.plan, ctx.dtype, ctx.kept = plan, dtype, kept
         ctx.sources = codes, weight, bias
         ctx.versions = versions(ctx.sources)
         return kernels(plan, ctx.sources, dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        owner = ctx.owner()
-        if owner is not None:
-            owner.spent = True
+        kept = ctx.kept()
+        if kept is not None:
+            kept.spend()
         if versions(ctx.sources) != ctx.versions:
             raise RuntimeError(
                 "codes or weight of a SliceGenerator were changed between the forward pass and its backward pass: step "
@@ -148,8 +148,3 @@ def _part(plan: Plan, indices: list[int], start: int) -> list[int]:
     numbers = [number for n in indices for number in plan.numbers[ENTRIES * n : ENTRIES * (n + 1)]]
     numbers[::ENTRIES] = [number - start * plan.slice_size for number in numbers[::ENTRIES]]
     return numbers
-
-
-def slice_size(slice_shape: Sequence[int]) -> int:
-    """P."""
-    return prod(slice_shape)
