@@ -10,23 +10,37 @@ from contextlib import AbstractContextManager
 
 from . import functional, layouts, modules, ops, reference
 from ._common.convert import ConvertReport
+from .compact import CompactReport, load_compact, save_compact
+from .convert import convert
+from .export import DeadCodes, dead_codes, export
 from .functional import generate
 from .generator import SliceGenerator
+from .groups import param_groups
 from .modules import CSGConv2d, generators
+from .reuse import load_generator
 
 __version__ = "0.1.0"
 __all__ = [
     "CSGConv2d",
+    "CompactReport",
     "ConvertReport",
+    "DeadCodes",
     "SliceGenerator",
     "backend_info",
+    "convert",
+    "dead_codes",
+    "export",
     "functional",
     "generate",
     "generators",
     "layouts",
+    "load_compact",
+    "load_generator",
     "modules",
     "ops",
+    "param_groups",
     "reference",
+    "save_compact",
     "use_backend",
 ]
 

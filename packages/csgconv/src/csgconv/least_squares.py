@@ -1,7 +1,7 @@
 """The generator and the codes that come closest to given slices: a truncated SVD, or least squares in turn.
 
-The authors start from noise alone. A trained network's kernels are nearly of full rank, so this start loses much of what
-they know: it is a warm one, and no compression without training.
+The authors start from noise alone. A trained network's kernels are nearly of full rank, so this start loses much of
+what they know: it is a warm one, and no compression without training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RIDGE = 1e-9  # by the mean diagonal, for systems of less than full rank
 
 
 class Factors(NamedTuple):
-    """S ~ codes weight^T + bias."""
+    """S ~ codes weight^T + constant bias."""
 
     codes: Tensor  # (rows, d)
     weight: Tensor  # (P, d)
@@ -40,22 +40,22 @@ def factorise(
     shown: Tensor,  # (rows, P), bool
     code_size: int,
     *,
-    bias: bool = False,
+    constant: Tensor | None = None,  # (rows,)
     weight: Tensor | None = None,  # (P, d)
 ) -> Factors:
-    """Minimises the sum of (S - C W^T - b)^2 over what is shown.
+    """Minimises the sum of (S - C W^T - constant b)^2 over what is shown.
 
-    Where all is shown that is a truncated SVD. Else the SVD with zeros (or b) for what is hidden is the start of a
-    search, in which codes and generator solve their least squares in turn, each exactly: the error never grows. In the
-    end both factors have the same singular values, C = U D^1/2 and W = V D^1/2. Beyond the rank of the slices codes are
-    zero and the generator is noise, so that they can learn.
+    Where all is shown, and without b, that is a truncated SVD. Else this SVD, with zeros for what is hidden, is the
+    start of a search, in which codes and generator solve their least squares in turn, each exactly: the error never
+    grows. In the end both factors have the same singular values, C = U D^1/2 and W = V D^1/2. Beyond the rank of the
+    slices codes are zero and the generator is noise, so that they can learn.
 
     Args:
         slices: anything where it is hidden.
         shown: which numbers reach a kernel.
         code_size: d.
-        bias: fits b too, which is None else.
-        weight: a generator to keep. The codes alone are fitted.
+        constant: how often each row has b in it. By default there is no b, and None comes back.
+        weight: a generator to keep. The codes alone are fitted, without b.
 
     Returns:
         factors of float64, on the device of `slices`.
@@ -63,23 +63,29 @@ def factorise(
     target, kinds = torch.where(shown, slices.double(), 0), _kinds(shown)
     if weight is not None:
         return Factors(_solved_codes(target, weight.double(), kinds), weight.double(), None)
-    mean = target.sum(0) / shown.sum(0).clamp(min=1) if bias else target.new_zeros(target.shape[1])
-    best = Factors(*_svd(target - shown * mean, code_size), mean)
-    last = _loss(target, shown, best)
-    for _ in range(0 if bool(shown.all()) else STEPS):
-        codes = _solved_codes(target - shown * best.bias, best.weight, kinds)
-        new = Factors(codes, *_solved_weight(target, codes, kinds, bias))
-        loss = _loss(target, shown, new)
+    ones = target.new_zeros(len(target), 0) if constant is None else constant.double()[:, None]
+    bias = (ones.T @ target / (ones.square().T @ shown.double()).clamp_min(torch.finfo(target.dtype).tiny)).T
+    codes, weight = _svd(_without(target, shown, ones, bias), code_size)
+    best, last = (codes, weight, bias), _loss(target, shown, codes @ weight.T, ones @ bias.T)
+    for _ in range(0 if constant is None and bool(shown.all()) else STEPS):
+        codes = _solved_codes(_without(target, shown, ones, best[2]), best[1], kinds)
+        weight, bias = _solved_weight(target, torch.cat([codes, ones], 1), kinds).tensor_split([code_size], 1)
+        loss = _loss(target, shown, codes @ weight.T, ones @ bias.T)
         if not loss < last:
             break
-        best, gain, last = new, 1 - (loss / last) ** 0.5, loss
+        best, gain, last = (codes, weight, bias), 1 - (loss / last) ** 0.5, loss
         if gain < LEAST_GAIN:
             break
-    return Factors(*_balanced(best.codes, best.weight), best.bias if bias else None)
+    codes, weight, bias = best
+    return Factors(*_balanced(codes, weight), None if constant is None else bias[:, 0])
 
 
-def _loss(target: Tensor, shown: Tensor, found: Factors) -> float:
-    return torch.addmm(found.bias, found.codes, found.weight.T).mul_(shown).sub_(target).square_().sum().item()
+def _without(target: Tensor, shown: Tensor, ones: Tensor, bias: Tensor) -> Tensor:
+    return target - shown * (ones @ bias.T) if ones.shape[1] else target
+
+
+def _loss(target: Tensor, shown: Tensor, product: Tensor, rest: Tensor) -> float:
+    return product.add_(rest).mul_(shown).sub_(target).square_().sum().item()
 
 
 def _svd(target: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -111,13 +117,10 @@ def _solved_codes(target: Tensor, weight: Tensor, kinds: _Kinds) -> Tensor:
     return _solved(grams, target @ weight, kinds.row)
 
 
-def _solved_weight(target: Tensor, codes: Tensor, kinds: _Kinds, bias: bool) -> tuple[Tensor, Tensor]:
-    """W, and b or zeros, that minimise the error for a C."""
-    codes = F.pad(codes, (0, 1), value=1.0) if bias else codes
+def _solved_weight(target: Tensor, codes: Tensor, kinds: _Kinds) -> Tensor:
+    """W that minimises the error for a C."""
     grams = torch.stack([codes[kinds.row == kind].T @ codes[kinds.row == kind] for kind in range(len(kinds.shown))])
-    grams = (kinds.seen @ grams.flatten(1)).unflatten(1, grams.shape[1:])
-    weight = _solved(grams, target.T @ codes, kinds.column)
-    return (weight[:, :-1], weight[:, -1]) if bias else (weight, weight.new_zeros(len(weight)))
+    return _solved((kinds.seen @ grams.flatten(1)).unflatten(1, grams.shape[1:]), target.T @ codes, kinds.column)
 
 
 def _solved(grams: Tensor, right: Tensor, kind: Tensor) -> Tensor:

@@ -7,14 +7,11 @@ import os
 import zlib
 from collections.abc import Mapping, Set
 from math import prod
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from ._common import weights
 
 FORMAT = 1
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
@@ -25,8 +22,8 @@ MOST = 127
 def encode(tensor: Tensor, dtype: torch.dtype, rows: bool) -> tuple[list[str], Tensor]:
     """`tensor` in `dtype` or, where that does not hold its numbers, in a wider one: the dtypes used, and the bytes.
 
-    int8 is for matrices with `rows` of like numbers, finite ones: symmetric, with a scale for each row. What else was to
-    be int8 becomes float16. Integers, and floats that are no wider than `dtype`, stay as they are.
+    int8 is for matrices with `rows` of like numbers, finite ones: symmetric, with a scale for each row. What else was
+    to be int8 becomes float16. Integers, and floats that are no wider than `dtype`, stay as they are.
     """
     tensor = tensor.detach().cpu()
     if dtype is torch.int8:
@@ -59,12 +56,10 @@ def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor
 
 
-def write(
-    path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype, rows: Set[str], about: Mapping[str, Any]
-) -> None:
-    """Writes `tensors` and `about`, plain values, to a file that `read` reads; `rows` names the matrices for int8.
+def pack(tensors: Mapping[str, Tensor], dtype: torch.dtype, rows: Set[str], about: Mapping[str, Any]) -> dict[str, Any]:
+    """`tensors` and `about`, plain values, as a file holds them; `rows` names the matrices for int8.
 
-    A tensor with several names is written once. The file appears under its name when it is complete.
+    A tensor with several names is there once.
     """
     places: list[list[Any]] = []
     parts, end = [torch.empty(0, dtype=torch.uint8)], 0
@@ -78,19 +73,19 @@ def write(
             end += len(data)
         places.append([name, *known[key]])
     header = zlib.compress(json.dumps({**about, "tensors": places}, separators=(",", ":")).encode(), 9)
-    _replace(path, {"csgconv": FORMAT, "header": torch.tensor(list(header), dtype=torch.uint8), "data": torch.cat(parts)})
+    return {"csgconv": FORMAT, "header": torch.tensor(list(header), dtype=torch.uint8), "data": torch.cat(parts)}
 
 
-def read(path: str | PathLike[str] | Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What is told about the tensors in a file of `write`, or in its content, and the tensors.
+def unpack(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """`about` and the tensors that `pack` was given, as nearly as `content` tells.
 
     Raises:
-        OSError: there is no such file.
-        ValueError: another file, a damaged one, or one of a later version.
+        ValueError: `content` is something else, damaged, or of a later version.
     """
-    content = path if isinstance(path, Mapping) else weights.read(path)
-    if not is_compact(content):
-        raise ValueError("the checkpoint is no compact one, which save_compact writes: load its state dict as usual.")
+    if not is_packed(content):
+        raise ValueError(
+            "the checkpoint is none of save_compact, which load_compact reads: load its state dict as usual."
+        )
     if content["csgconv"] != FORMAT:
         raise ValueError(
             f"the compact checkpoint has format {content['csgconv']}, but this version of csgconv reads {FORMAT}: "
@@ -104,16 +99,17 @@ def read(path: str | PathLike[str] | Mapping[str, Any]) -> tuple[dict[str, Any],
             for name, shape, dtype, used, start, end in places
         }
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, zlib.error) as error:
-        raise ValueError(f"the compact checkpoint is damaged: {error}") from error
+        raise ValueError(f"the compact checkpoint is damaged: {str(error).splitlines()[0]}") from error
     return about, tensors
 
 
-def is_compact(content: Mapping[str, Any]) -> bool:
-    """Whether this is what `write` leaves in a file."""
+def is_packed(content: Mapping[str, Any]) -> bool:
+    """Whether `pack` made this."""
     return content.keys() >= {"csgconv", "header", "data"}
 
 
-def _replace(path: Path, content: Mapping[str, Any]) -> None:
+def replace_file(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes `content` beside `path`, flushes it to disk, and gives it that name."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:

@@ -1,0 +1,182 @@
+"""A network in one small file: one generator, the live codes, and the rest."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import packing
+from ._common import weights
+from .generator import SliceGenerator
+from .modules import CSGConv2d, registered_generators
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What `save_compact` wrote."""
+
+    path: Path
+    dtype: str
+    size: int  # bytes of the file
+    state_size: int  # bytes of the numbers in the model's state dict
+    plain_size: int  # bytes of the numbers in the state dict of `export(model)`
+    errors: dict[str, float] = field(repr=False)  # by name of the layer: norm of the change of the kernel by its norm
+    rest_error: float  # the largest of such an error of all other tensors
+
+    def __str__(self) -> str:
+        worst = max(self.errors, key=self.errors.__getitem__)
+        return (
+            f"{self.path}: {self.size} bytes in {self.dtype}, {self.plain_size / self.size:.1f} times fewer than the "
+            f"{self.plain_size} of the exported network; largest relative error of a kernel {self.errors[worst]:.2g} "
+            f"({worst or 'the layer'}), of another tensor {self.rest_error:.2g}"
+        )
+
+
+def save_compact(model: nn.Module, path: str | PathLike[str], dtype: str = "fp32") -> CompactReport:
+    """Writes all that `model.state_dict()` holds but the dead codes into one file, which `load_compact` reads.
+
+    The file is written beside `path` and renamed, so that no one ever finds half of it.
+
+    Args:
+        model: a network with generated layers.
+        path: of the file, which is replaced.
+        dtype: "fp32" keeps float32 as it is. "fp16" rounds all floats. "int8" has generators and codes in 8 bits,
+            symmetrically with a scale per row, and the rest in float16. A tensor that float16 does not hold stays
+            float32; float64 becomes float32; integers, and bits of a binary generator, stay.
+
+    Returns:
+        a report with the size and the errors; `print` shows it in one line.
+
+    Raises:
+        TypeError: `model` is no module, or its state dict holds more than tensors.
+        ValueError: no generated layers, only some of those of a generator, or an unknown `dtype`.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> net = convert(timm.create_model("resnet18"))  # doctest: +SKIP
+        >>> print(save_compact(net, "net.csg", "int8"))  # doctest: +SKIP
+    """
+    if dtype not in packing.DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(map(repr, packing.DTYPES))}, but it is {dtype!r}.")
+    owners, state = _owners(model), dict(model.state_dict())
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"the state dict must hold tensors, but {name!r} is a {type(value).__name__}.")
+    for prefix, generator in owners.items():
+        state[f"{prefix}codes"] = state[f"{prefix}codes"][: _live(generator)]
+    about = {"dtype": dtype, "generators": {prefix: _about(generator) for prefix, generator in owners.items()}}
+    rows = {f"{prefix}{name}" for prefix in owners for name in ("codes", "weight")}
+    content = packing.pack(state, packing.DTYPES[dtype], rows, about)
+    read = packing.unpack(content)[1]
+    rest = {name: value for name, value in state.items() if not name.startswith(tuple(owners))}
+    errors, kernels = _kernel_errors(model, owners, read)
+    rest_error = max((_error(read[name], value) for name, value in rest.items()), default=0.0)
+    packing.replace_file(Path(path), content)
+    sizes = _size(model.state_dict().values()), _size(rest.values()) + kernels
+    return CompactReport(Path(path), dtype, Path(path).stat().st_size, *sizes, errors, rest_error)
+
+
+def load_compact(model: nn.Module, path: str | PathLike[str] | Mapping[str, Any]) -> nn.Module:
+    """Loads a file of `save_compact` into a network of the same layers, and returns it. Dead codes become 0.
+
+    Args:
+        model: built, or converted, as the one that was saved.
+        path: the file, or its content.
+
+    Raises:
+        TypeError: `model` is no module.
+        OSError: there is no such file.
+        ValueError: another file, a damaged one, or generators of other sizes or layers; the model is then unchanged.
+        RuntimeError: names or shapes of the rest that differ, all listed.
+    """
+    owners = _owners(model)
+    about, state = packing.unpack(path if isinstance(path, Mapping) else weights.read(path))
+    found, wanted = about["generators"], {prefix: _about(generator) for prefix, generator in owners.items()}
+    if found != wanted:
+        raise ValueError(f"The checkpoint holds {_told(found)}, but the model has {_told(wanted)}.")
+    model.load_state_dict(_padded(state, owners))
+    return model
+
+
+def _owners(model: nn.Module) -> dict[str, SliceGenerator]:
+    """The generators by what their names in the state dict begin with."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, but it is a {type(model).__name__}.")
+    found = registered_generators(model)
+    if not found:
+        raise ValueError("model has no CSGConv2d, and so no codes: save its state dict as usual.")
+    names = {module: f"{name}." if name else "" for name, module in model.named_modules()}
+    return {names[generator]: generator for generator in found}
+
+
+def _about(generator: SliceGenerator) -> dict[str, Any]:
+    """What must agree, in plain values."""
+    return {
+        "code_size": generator.code_size,
+        "slice_shape": list(generator.slice_shape),
+        "bias": generator.bias is not None,
+        "binary": generator.binary,
+        "layers": [[*layer.shape, layer.layout] for layer in generator.layers],
+    }
+
+
+def _told(generators: Mapping[str, Any]) -> str:
+    """Generators in words."""
+    texts = []
+    for prefix, about in generators.items():
+        layouts = Counter(layer[-1] for layer in about["layers"])
+        kind = ", ".join(word for word in ("bias", "binary") if about[word])
+        parts = (f"{count} {layout} layers" for layout, count in layouts.items())
+        size = "x".join(map(str, about["slice_shape"]))
+        texts.append(f"{prefix}{about['code_size']}-{size}{f' ({kind})' if kind else ''} of {' and '.join(parts)}")
+    return "; ".join(texts)
+
+
+def _live(generator: SliceGenerator) -> int:
+    return sum(layer.live for layer in generator.layers)
+
+
+def _padded(state: Mapping[str, Tensor], owners: Mapping[str, SliceGenerator]) -> dict[str, Tensor]:
+    """`state` with dead codes of zero."""
+    missing = {f"{prefix}codes": len(generator.codes) - _live(generator) for prefix, generator in owners.items()}
+    return {name: F.pad(t, (0, 0, 0, missing[name])) if name in missing else t for name, t in state.items()}
+
+
+@torch.no_grad()
+def _kernel_errors(
+    model: nn.Module, owners: Mapping[str, SliceGenerator], state: Mapping[str, Tensor]
+) -> tuple[dict[str, float], int]:
+    """How far the kernels that `state` makes are from the model's, and the bytes of these."""
+    state, twins = _padded(state, owners), {}
+    for prefix, generator in owners.items():
+        twins[generator] = copy.deepcopy(generator)
+        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        twins[generator].load_state_dict({name: own[name] for name in twins[generator].state_dict()})
+    errors, size = {}, 0
+    for name, layer in model.named_modules():
+        if isinstance(layer, CSGConv2d):
+            errors[name] = _error(twins[layer.generator].kernel(layer.index), layer.weight)
+            size += _size([layer.weight])
+    return errors, size
+
+
+def _error(found: Tensor, wanted: Tensor) -> float:
+    """Norm of the change by the norm; of what has no finite norm, or none, whether it changed."""
+    norm = wanted.double().norm().item()
+    if not 0 < norm < inf:
+        return 0.0 if torch.equal(found.nan_to_num().cpu(), wanted.nan_to_num().cpu()) else inf
+    return (found.to(wanted.device).double() - wanted.double()).norm().item() / norm
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

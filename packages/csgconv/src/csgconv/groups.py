@@ -1,0 +1,69 @@
+"""The parameters of a network with generated kernels, for an optimizer: all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from .modules import registered_generators
+
+
+def param_groups(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float = 5e-4,
+    *,
+    decay_vectors: bool = True,
+    lr_factors: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """The parameters of `model` that learn, in groups by learning rate and weight decay; none is left out.
+
+    The authors' code for segmentation collects the parameters of convolutions and norms alone, so that neither codes
+    nor generators are ever trained (section 3.3). Here every trainable parameter is in exactly one group.
+
+    Args:
+        lr: of what has no factor.
+        weight_decay: the authors' for CIFAR; 1e-4 for ImageNet.
+        decay_vectors: False spares biases, norms and other vectors; the authors decay everything.
+        lr_factors: factors on `lr` by regular expression, searched in the names of parameters; of several that match,
+            the last one counts. They win over what the generator itself says, `lr_factors()`.
+
+    Raises:
+        TypeError: `model` is no module.
+        ValueError: a generator belongs to no layer of `model`, nothing learns, or an expression matches no name.
+
+    Example:
+        >>> layer = CSGConv2d(16, 32, 3, SliceGenerator(72, (12, 12, 3, 3)))
+        >>> net = nn.Sequential(layer, nn.Flatten(), nn.Linear(32, 9))
+        >>> [(group["lr"], len(group["params"])) for group in param_groups(net, 0.05, lr_factors={"^2": 10})]
+        [(0.05, 3), (0.5, 2)]
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, but it is a {type(model).__name__}.")
+    registered_generators(model)
+    names = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not names:
+        raise ValueError("model has no parameter that learns: each has requires_grad=False.")
+    factors = _factors(model)
+    for pattern, factor in (lr_factors or {}).items():
+        found = [name for name, _ in model.named_parameters() if re.search(pattern, name)]
+        if not found:
+            raise ValueError(f"lr_factors={{{pattern!r}: {factor}}} is a regular expression that matches no parameter.")
+        factors |= dict.fromkeys(found, factor)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in names.items():
+        decay = weight_decay if decay_vectors or parameter.dim() > 1 else 0.0
+        groups.setdefault((lr * factors.get(name, 1.0), decay), []).append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def _factors(model: nn.Module) -> dict[str, float]:
+    """What submodules say of their parameters, by full name."""
+    found: dict[str, float] = {}
+    for prefix, module in model.named_modules():
+        if callable(said := getattr(module, "lr_factors", None)):
+            found |= {f"{prefix}.{name}".lstrip("."): factor for name, factor in said().items()}
+    return found

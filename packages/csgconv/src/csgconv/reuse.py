@@ -1,0 +1,126 @@
+"""A generator that was trained in one network, in another one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import packing
+from ._common import weights
+from .bits import pack, unpack
+from .checkpoints import read_original
+from .generator import SliceGenerator
+from .modules import registered_generators
+
+_OURS = re.compile(r"(?:(.*)\.)?generator\.(weight|bits|bias|codes)")
+_ALONE = re.compile(r"()(weight|bits|bias|codes)")  # of a generator's own state dict
+_PUBLISHED = re.compile(r"(?:.*\.)?C[SL]G\.weight")
+
+
+def load_generator(
+    model: nn.Module,
+    path_or_state_dict: str | PathLike[str] | Mapping[str, Any],
+    freeze: bool = True,
+    *,
+    match_scale: bool = False,
+) -> nn.Module:
+    """Puts a generator that was trained in another network into `model`, and by default freezes it.
+
+    W is replaced, and b, by 0 where the file has none; the codes stay and learn. (The authors' code for this selects
+    nothing from the file and then freezes what was drawn at random.) A model and a file of several generators have as
+    many, in the same order; a single one in the file goes into all of the model's.
+
+    Args:
+        model: a network with generated layers, with slices of the same size and codes of the same length.
+        path_or_state_dict: a file or its content: a state dict of any network with a generator, of a `SliceGenerator`
+            itself, what `save_compact` wrote, or one of the authors' checkpoints.
+        freeze: the generator does not learn any more, the codes do; False lets it learn.
+        match_scale: multiplies the codes so that kernels keep their scale on average, where W has another one. For
+            codes as they were drawn for `init="he"`.
+
+    Returns:
+        the model.
+
+    Raises:
+        TypeError: `model` is no module.
+        OSError: there is no such file.
+        ValueError: no generator in `model` or in the file, one of another size or kind, or another number of them; the
+            model is then unchanged.
+
+    Example:
+        >>> load_generator(timm.create_model("csg_resnet56"), "csg_resnet20.pt")  # doctest: +SKIP
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, but it is a {type(model).__name__}.")
+    owners, found = registered_generators(model), _generators(path_or_state_dict)
+    if not owners:
+        raise ValueError("model has no CSGConv2d, and so no generator to replace.")
+    if len(found) not in (1, len(owners)):
+        raise ValueError(f"The checkpoint holds {len(found)} generators, but the model has {len(owners)}.")
+    pairs = [(owner, _fitted(owner, state)) for owner, state in zip(owners, found * len(owners))]
+    for owner, (weight, bias) in pairs:  # only now, so that one that does not fit leaves all as it was
+        _replace(owner, weight, bias, match_scale)
+        if freeze:
+            for parameter in (owner.weight, owner.bias):
+                if isinstance(parameter, nn.Parameter):
+                    parameter.requires_grad_(False)
+    return model
+
+
+def _generators(path_or_state_dict: str | PathLike[str] | Mapping[str, Any]) -> list[dict[str, Tensor]]:
+    """What of each generator a file holds, by name."""
+    content = path_or_state_dict
+    if not isinstance(content, Mapping):
+        content = weights.read(content)
+    state = packing.unpack(content)[1] if packing.is_packed(content) else read_original(content)
+    found: dict[str, dict[str, Tensor]] = {}
+    published: list[Tensor] = []
+    for name, value in state.items():
+        if match := _OURS.fullmatch(name) or _ALONE.fullmatch(name):
+            found.setdefault(match[1], {})[match[2]] = value
+        elif _PUBLISHED.fullmatch(name) and not any(torch.equal(value, other) for other in published):
+            published.append(value)  # the authors have the same in every block
+    ours = [own for own in found.values() if "codes" in own and {"weight", "bits"} & own.keys()]
+    if not ours and not published:
+        raise ValueError(
+            "The checkpoint holds no generator: no 'generator.weight' or 'generator.bits' beside its codes."
+        )
+    return ours + [{"weight": weight} for weight in published]
+
+
+def _fitted(owner: SliceGenerator, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """W and b as `owner` takes them."""
+    (rows, size), bias = owner.weight.shape, state.get("bias")
+    weight, length = state.get("weight"), state["codes"].shape[1] if "codes" in state else 0
+    if weight is None:
+        bits = state["bits"]
+        count = rows * size if len(bits) == -(-rows * size // 8) else 8 * len(bits) // length * length
+        weight = torch.where(unpack(bits, count), -0.5, 0.5).view(-1, length)
+    if weight.shape != (rows, size):
+        made, given = weight.shape
+        raise ValueError(
+            f"The checkpoint's generator makes slices of {made} numbers from codes of {given}, but the model's makes "
+            f"slices of {rows} numbers from codes of {size}."
+        )
+    if owner.binary and not bool((weight.abs() == 0.5).all()):
+        raise ValueError("The checkpoint's generator is not binary, but the model's is: build it with binary=False.")
+    if bias is not None and owner.bias is None:
+        raise ValueError("The checkpoint's generator has a bias, but the model's has none: build it with bias=True.")
+    return weight, bias
+
+
+@torch.no_grad()
+def _replace(owner: SliceGenerator, weight: Tensor, bias: Tensor | None, match_scale: bool) -> None:
+    if match_scale:
+        owner.codes.mul_((owner.weight.double().norm() / weight.double().norm()).item())
+    owner.weight.copy_(weight)
+    if owner.binary:
+        owner.bits.copy_(pack(weight < 0))
+    if owner.bias is not None:
+        owner.bias.zero_() if bias is None else owner.bias.copy_(bias)
+    owner.invalidate()
