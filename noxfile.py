@@ -1,7 +1,8 @@
 """The chores of the house. Each session makes what it needs first, so any of them works from nothing, in any order.
 
     nox -s test                   every test that needs no GPU (the slow ones too where CI is set)
-    nox -s test -- dwoconv1d -k x package names narrow every session, the rest goes to pytest or to the scripts
+    nox -s test -- dwoconv1d -k x package names narrow every session, the rest goes to pytest or to the scripts;
+                                  tests share out the cores but for `-- -n0`, `-- --pdb` and the path of a test
     nox -s reproduce              the papers' experiments at smoke size; `-- dwoconv1d --data PATH` goes full size,
                                   `-- dwoconv1d classification --set epochs=2` runs one of them
     nox -s build_ext lint sync bench cuda_check
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +26,7 @@ import nox
 ROOT = Path(__file__).resolve().parent
 CONSTRAINTS = ROOT / "ci" / "constraints.txt"
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "test"]
@@ -97,14 +100,21 @@ def test(session: nox.Session) -> None:
     python = install(session, PACKAGES)
     where = [f"packages/{name}/tests" for name in packages]
     if packages == PACKAGES:
-        where += ["shared/tests", "tests"]
+        where = [
+            "tests",
+            *where,
+            "shared/tests",
+        ]  # those that take minutes first, or one process ends long after others
+    how, env = [], {}
     if any(Path(argument.split("::")[0]).exists() for argument in rest):
         where = []  # the arguments say where
-    marks = []
+    elif subprocess.run([python, "-c", "import xdist"], capture_output=True).returncode == 0:
+        # A process for each core, each with one thread; a file's tests stay together, for what its fixtures build.
+        how, env = ["-n", "auto", "--maxprocesses=8", "--dist=loadfile", "--no-loadscope-reorder"], ONE_THREAD
     if os.environ.get("CI"):
-        marks = ["-m", "not gpu"]
+        how += ["-m", "not gpu"]
         session.notify("lint", posargs=[])
-    run(session, python, "-m", "pytest", "--durations=15", *marks, *where, *rest)
+    run(session, python, "-m", "pytest", "--durations=15", *how, *where, *rest, **env)
 
 
 @nox.session
