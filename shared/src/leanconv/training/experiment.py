@@ -54,18 +54,19 @@ def run(
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        out = args.out or _default_folder(args)
+        out = args.out or folder(args)
         if not (args.smoke or args.data):
             raise ConfigError("give --data PATH for the full experiment, or --smoke for a small one on real data")
         with join(args.device) as world:
             for seed, (name, recipe, card) in itertools.product(args.seeds, plans):
                 chosen = recipe.override({"data_root": args.data, "seed": seed}).override(args.set)
-                folder = out / f"{name}-seed{seed}"
-                if not (args.resume and (folder / "summary.json").is_file()):
+                place = out / f"{name}-seed{seed}"
+                if not (args.resume and (place / "summary.json").is_file()):
                     options = {"resume": args.resume, "device": world.device, "card": card(chosen), "watch": watch}
-                    fit(None, chosen, out=folder, **options)
+                    fit(None, chosen, out=place, **options)
                 if after and world.main:
-                    after(folder)
+                    after(place)
+                world.barrier()  # what comes next may read what has been left
             if world.main:
                 report.gather([out]).save(out)
                 sys.stdout.write(f"{out}/report.md holds the numbers; `leanconv report {out}` prints them\n")
@@ -78,8 +79,8 @@ def run(
     return 0
 
 
-def _default_folder(args: argparse.Namespace) -> Path:
-    """A new folder named after the time, or with --resume the newest if there is one."""
+def folder(args: argparse.Namespace) -> Path:
+    """A new folder named after the time, or with ``--resume`` the newest if there is one."""
     stem = f"{args.default_out.name}{'-smoke' if args.smoke else ''}"
     new = args.default_out.with_name(f"{stem}-{datetime.now():%Y%m%d-%H%M%S}")
     if not args.resume:
