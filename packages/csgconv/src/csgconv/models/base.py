@@ -34,7 +34,7 @@ class StagedNetwork(Classifier):
             for index, width in enumerate(widths)
         ]
         self.num_features = self.head_hidden_size = num_features
-        self.head_drop = nn.Dropout(drop_rate)
+        self.drop_rate, self.head_drop = drop_rate, nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
         self.reset_parameters()
 
@@ -77,8 +77,14 @@ class StagedNetwork(Classifier):
 
         The generator counts as part of the first layer that it makes a kernel for.
         """
-        blocks = [(r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\w+)", None), (r"^neck", (99999,))]
-        return {"stem": r"^stem", "blocks": blocks}
+        if coarse:
+            return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
+        by_block = [
+            (r"^stages\.(\d+)\.transition", (0,)),
+            (r"^stages\.(\d+)\.(\d+)", None),
+            (r"^neck", (99999,)),
+        ]
+        return {"stem": r"^stem", "blocks": by_block}
 
 
 def conv_norm(in_channels: int, channels: int, kernel_size: int, **options: Any) -> list[nn.Module]:
