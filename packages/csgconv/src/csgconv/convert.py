@@ -20,6 +20,7 @@ from .generator import SliceGenerator
 from .layouts import Layer, check_layout, four_sizes
 from .modules import CSGConv2d
 
+Size = tuple[int, int, int, int]
 KEPT = 1e-6  # relative error that rounding explains
 INITS = ("he", "reference", "uniform", "lstsq")
 
@@ -40,9 +41,10 @@ def convert(
     """Gives the convolutions of any network kernels from one `SliceGenerator`.
 
     Fitting layers are `nn.Conv2d` of one group with kernels as large as the slices, in layout "flat" those of any size
-    and groups, whose codes are fewer numbers than their weights; the first convolution stays ordinary, as in all
-    of the paper's networks. Stride, padding, dilation, groups, bias, dtype, device and the rest of the model stay. To
-    make kernels of two sizes by two generators, convert twice, with other slices.
+    and groups, whose codes are fewer numbers than their weights; the first convolution stays ordinary, as in all of the
+    paper's networks. Stride, padding, dilation, groups, bias, dtype, device and the rest of the model stay. To make
+    kernels of two sizes by two generators, convert twice, with other slices. Where all the weights that go are frozen,
+    the generator is.
 
     The network computes something else afterwards: train it. A trained network's kernels are nearly of full rank, so
     that even init="lstsq" keeps only a part of what they know, see the errors in the report.
@@ -78,7 +80,7 @@ def convert(
     Example:
         >>> net = convert(nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 256, 3), nn.Conv2d(256, 256, 3)))
         >>> net.convert_report.params
-        (739392, 138752)
+        (739584, 139968)
     """
     if init not in INITS:
         raise ValueError(f"init must be one of {', '.join(map(repr, INITS))}, but it is {init!r}.")
@@ -127,9 +129,10 @@ class _Rule:
     """Which convolutions of `model` become generated."""
 
     def __init__(
-        self, model: nn.Module, size: tuple[int, ...], code_size: int, layout: str, *, finite: bool, skip_first: bool
+        self, model: nn.Module, size: Size, code_size: int, layout: str, *, finite: bool, skip_first: bool
     ) -> None:
-        found = [m for m in model.modules() if isinstance(m, nn.Conv2d)] if isinstance(model, nn.Module) else []
+        convolutions = (nn.Conv2d, CSGConv2d)
+        found = [m for m in model.modules() if isinstance(m, convolutions)] if isinstance(model, nn.Module) else []
         self.size, self.code_size, self.layout, self.finite = size, code_size, layout, finite
         self.first = found[0] if found and skip_first else None
         owners = Counter(id(p) for m in model.modules() for p in set(m.parameters(recurse=False))) if found else {}
@@ -161,7 +164,8 @@ class _Rule:
         if self.layout != "flat" and layer.kernel_size != self.size[2:]:
             sizes = ("x".join(map(str, taps)) for taps in (layer.kernel_size, self.size[2:]))
             return 'kernel {} is not of the size of the slices, {}; layout "flat" makes any'.format(*sizes)
-        codes = Layer(tuple(layer.weight.shape), self.size, self.layout, layer.groups).rows * self.code_size
+        shape: Any = tuple(layer.weight.shape)
+        codes = Layer(shape, self.size, self.layout, layer.groups).rows * self.code_size
         if codes >= layer.weight.numel():
             return "its codes would be as many numbers as its weights, or more"
         if self.finite and not layer.weight.is_meta and not layer.weight.isfinite().all():
@@ -184,7 +188,7 @@ def _generated(layer: nn.Conv2d, generator: SliceGenerator) -> CSGConv2d:
         device=layer.weight.device,
         dtype=layer.weight.dtype,
     )
-    new.bias = layer.bias
+    new.bias = layer.bias  # type: ignore[assignment]
     return new
 
 

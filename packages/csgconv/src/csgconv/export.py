@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,14 +53,14 @@ def export(model: nn.Module, inplace: bool = False) -> nn.Module:
     return walk(model, policy, where=None, inplace=inplace)
 
 
-def _plain(layer: CSGConv2d) -> Swap:
+def _plain(layer: Any) -> Swap:
     device = layer.generator.codes.device
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         weight = layer.weight.clone(memory_format=torch.contiguous_format)
     new = nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
-        layer.kernel_size,  # type: ignore[arg-type]
+        layer.kernel_size,
         layer.stride,
         layer.padding,
         layer.dilation,

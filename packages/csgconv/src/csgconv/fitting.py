@@ -59,6 +59,6 @@ def fit_kernels_(generator: SliceGenerator, kernels: Sequence[Tensor]) -> list[f
     if not generator.binary:
         generator.weight.copy_(found.weight)
     if generator.bias is not None:
-        generator.bias.copy_(0 if found.bias is None else found.bias)
+        generator.bias.zero_() if found.bias is None else generator.bias.copy_(found.bias)
     made = zip(generator.kernels(), kernels, scales)
     return [((new.double() - old.double()).norm() / scale / old.numel() ** 0.5).item() for new, old, scale in made]

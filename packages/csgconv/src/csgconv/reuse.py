@@ -115,7 +115,7 @@ def _fitted(owner: SliceGenerator, state: Mapping[str, Tensor]) -> tuple[Tensor,
 
 
 @torch.no_grad()
-def _replace(owner: SliceGenerator, weight: Tensor, bias: Tensor | None, match_scale: bool) -> None:
+def _replace(owner: Any, weight: Tensor, bias: Tensor | None, match_scale: bool) -> None:
     if match_scale:
         owner.codes.mul_((owner.weight.double().norm() / weight.double().norm()).item())
     owner.weight.copy_(weight)
