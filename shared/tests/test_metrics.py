@@ -44,7 +44,14 @@ def test_confusion_matrix_by_hand():
     matrix = ConfusionMatrix(4, ignore_index=255)
     matrix.update(predicted, labels)
     # IoU: class 0 1/2, class 1 2/3, class 2 1/1, class 3 never occurs and does not count.
-    assert matrix.compute() == pytest.approx({"pixel_accuracy": 4 / 5, "miou": (1 / 2 + 2 / 3 + 1) / 3})
+    assert matrix.compute() == pytest.approx(
+        {
+            "pixel_accuracy": 4 / 5,
+            "miou": (1 / 2 + 2 / 3 + 1) / 3,
+            "class_accuracy": (1 / 2 + 1 + 1) / 3,
+            "fwiou": (2 * 1 / 2 + 2 * 2 / 3 + 1) / 5,
+        }
+    )
     logits = torch.nn.functional.one_hot(predicted, 4).movedim(-1, 1).float()
     from_logits = ConfusionMatrix(4, ignore_index=255)
     from_logits.update(logits, labels)

@@ -74,7 +74,7 @@ class Accuracy(Meter):
 
 
 class ConfusionMatrix(Meter):
-    """Counts (true class, predicted class), for pixel accuracy and the mean intersection over union.
+    """Counts (true class, predicted class), for accuracies and intersections over unions.
 
     Args:
         ignore_index: label of pixels that do not count.
@@ -99,9 +99,18 @@ class ConfusionMatrix(Meter):
         self.add(pairs.bincount(minlength=self.num_classes**2).view(self.num_classes, self.num_classes))
 
     def compute(self) -> dict[str, float]:
-        """Pixel accuracy, and the mean of the IoU over classes that occur in labels or predictions."""
+        """Means over classes, of the IoU over those that occur in labels or predictions, and over pixels.
+
+        They are ``miou``, ``pixel_accuracy``, ``class_accuracy`` (the mean of the classes' own) and ``fwiou`` (the IoU
+        weighted by how often a class occurs in the labels).
+        """
         matrix = self.counted().double()
-        right = matrix.diag()
-        union = matrix.sum(0) + matrix.sum(1) - right
-        iou = (right / union)[union > 0]
-        return {"pixel_accuracy": (right.sum() / matrix.sum()).item(), "miou": iou.mean().item()}
+        right, true = matrix.diag(), matrix.sum(1)
+        union = matrix.sum(0) + true - right
+        iou = right / union.clamp_min(1)
+        return {
+            "miou": iou[union > 0].mean().item(),
+            "pixel_accuracy": (right.sum() / matrix.sum()).item(),
+            "class_accuracy": (right / true)[true > 0].mean().item(),
+            "fwiou": (iou * true / true.sum()).sum().item(),
+        }

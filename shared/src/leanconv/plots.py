@@ -12,13 +12,14 @@ from matplotlib.ticker import MaxNLocator
 
 COLORS = ("#2a6fbb", "#d9692c", "#2e8b57", "#8a5fb4", "#b8912a", "#4d4d4d", "#c2508f", "#3f9d9d")
 INK, FAINT = "#333333", "#dddddd"
+SCORES = {"top1": "Test accuracy (top-1, %)", "miou": "Mean IoU on the test images (%)"}
 LEGIBLE = 5  # rows that a legend between curves can name; the labels beside have the colours too
 
 Records = Sequence[Mapping[str, Any]]
 
 
 def curves(records: Records, title: str, path: Path) -> None:
-    """Loss, accuracy and learning rate over the epochs, from the lines of ``metrics.jsonl``."""
+    """Loss, accuracy or mean IoU, and learning rate over the epochs, from the lines of ``metrics.jsonl``."""
     figure = Figure(figsize=(12, 3.8), dpi=130, layout="constrained")
     loss, accuracy, rate = figure.subplots(1, 3)
     epochs = [r for r in records if r["kind"] == "epoch"]
@@ -29,14 +30,15 @@ def curves(records: Records, title: str, path: Path) -> None:
     _line(loss, epochs, "train_loss", COLORS[0], "training, as augmented")
     _line(loss, epochs, "val_loss", COLORS[1], "test")
     _line(loss, epochs, "validation_loss", COLORS[3], "validation")
-    _line(accuracy, epochs, "top1", COLORS[1], "weights", percent=True)
-    _line(accuracy, epochs, "validation_top1", COLORS[3], "weights, on the validation split", percent=True)
-    _line(accuracy, epochs, "ema_top1", COLORS[2], "averaged weights", percent=True)
+    score = _score(epochs)
+    _line(accuracy, epochs, score, COLORS[1], "weights", percent=True)
+    _line(accuracy, epochs, f"validation_{score}", COLORS[3], "weights, on the validation split", percent=True)
+    _line(accuracy, epochs, f"ema_{score}", COLORS[2], "averaged weights", percent=True)
     for line in accuracy.lines:
         line.set_label(f"{line.get_label()}, {line.get_ydata()[-1]:.2f} at the end")
     rate.plot(when, [r["lr"] for r in steps], color=COLORS[0], lw=1.8)
     rate.yaxis.set_major_formatter("{x:g}")
-    for axes, text in ((loss, "Loss"), (accuracy, "Test accuracy (top-1, %)"), (rate, "Learning rate")):
+    for axes, text in ((loss, "Loss"), (accuracy, SCORES[score]), (rate, "Learning rate")):
         _style(axes, text)
         axes.set_xlabel("epoch", color=INK)
         axes.set_xlim(0, None)
@@ -48,16 +50,18 @@ def curves(records: Records, title: str, path: Path) -> None:
 
 
 def comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Test accuracy of a report's rows: over the epochs, and after the last one with a dot for every seed.
+    """Test accuracy or mean IoU of a report's rows: over the epochs, and after the last one with a dot for every seed.
 
-    A row has a ``label``, ``runs`` (one list of records per seed), final ``values`` in percent and their ``text``.
+    A row has a ``label``, ``runs`` (one list of records per seed), final ``values`` in percent, their ``text``, and
+    ``score``, which says what they are.
     """
     figure = Figure(figsize=(12, max(3.6, 1.2 + 0.5 * len(rows))), dpi=130, layout="constrained")
     over, final = figure.subplots(1, 2, width_ratios=(3, 2))
     for place, row in enumerate(rows):
         color, values = COLORS[place % len(COLORS)], row["values"]
         for index, records in enumerate(row["runs"]):
-            key = "ema_top1" if any("ema_top1" in record for record in records) else "top1"
+            score = row["score"]
+            key = f"ema_{score}" if any(f"ema_{score}" in record for record in records) else score
             _line(over, records, key, color, row["label"] if index == 0 else None, percent=True)
         final.plot([min(values), max(values)], [place, place], color=color, lw=6, alpha=0.25, solid_capstyle="round")
         final.plot(values, [place] * len(values), "o", ms=8, color=color, mec="white", mew=1.2)
@@ -72,7 +76,8 @@ def comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     low, high = (extreme(value for row in rows for value in row["values"]) for extreme in (min, max))
     room = max(2.5, 0.35 * (high - low))  # points; a hair's breadth must not fill the picture
     final.set_xlim(low - room, high + room)
-    _style(over, "Test accuracy (top-1, %), of averaged weights where there are any")
+    names = dict.fromkeys(SCORES[row["score"]] for row in rows)
+    _style(over, f"{'; '.join(names)}, of averaged weights where there are any")
     _style(final, "After the last epoch (%)")
     final.tick_params(axis="y", length=0)
     for place, label in enumerate(final.get_yticklabels()):
@@ -110,6 +115,10 @@ def shares(
     axes.tick_params(axis="y", length=0)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     figure.savefig(path)
+
+
+def _score(epochs: Records) -> str:
+    return next((score for score in SCORES if any(score in record for record in epochs)), "top1")
 
 
 def _line(axes: Axes, records: Records, key: str, color: str, label: str | None, *, percent: bool = False) -> None:

@@ -20,6 +20,11 @@ class Row:
     label: str
     runs: list[dict[str, Any]]
 
+    @property
+    def score(self) -> str:
+        """Key of the number that tells which network is better."""
+        return self.runs[0].get("score", "top1")
+
     def spread(self, key: str) -> str:
         """Mean +- sample standard deviation over seeds, in percent; a single run has no spread to show."""
         values = self.values(key)
@@ -49,8 +54,11 @@ class Report:
         return self._render(padded=True)
 
     def _render(self, *, padded: bool) -> str:
-        table = [list(_COLUMNS), *(_cells(row) for row in self.rows)]
-        kept = [i for i, (title, *cells) in enumerate(zip(*table)) if title not in _RARE or {*cells} - {"-"}]
+        scores = _unique(row.score for row in self.rows) or ["top1"]
+        titles = [f"{SCORES[score]}{kind}" for score in scores for kind in ("", " EMA", " picked")]
+        table = [[*_FIRST, *titles, *_LAST], *(_cells(row, scores) for row in self.rows)]
+        rare = [title.endswith(_RARE) for title in table[0]]
+        kept = [i for i, (_, *cells) in enumerate(zip(*table)) if not rare[i] or {*cells} - {"-"}]
         table = [[line[i] for i in kept] for line in table]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         if padded:
@@ -66,16 +74,19 @@ class Report:
 
     def _notes(self) -> list[str]:
         runs = [run for row in self.rows for run in row.runs]
+        scores = _unique(row.score for row in self.rows) or ["top1"]
+        names = " and ".join(_IN_WORDS[score] for score in scores)
         notes = [
-            "Top-1 in percent after the last epoch (none was picked by its test accuracy); time includes evaluation."
+            f"{names} in percent after the last epoch (none was picked by its test accuracy); time includes evaluation."
         ]
-        if any(row.values("picked_top1") for row in self.rows):
+        if any(row.values(f"picked_{row.score}") for row in self.rows):
             notes.append(
                 "Picked: the epoch that did best on training examples held out for it, scored on the test ones."
             )
-        if any(row.values("chance") for row in self.rows):
-            notes.append("Chance: the share of the largest class among the test examples.")
-        notes += [_luck(self.rows)] if self.rows else []
+        chances = {row.score for row in self.rows if row.values("chance")}
+        notes += [f"Chance: {_CHANCE[score]}." for score in scores if score in chances]
+        single = [row for row in self.rows if row.score == "top1"]
+        notes += [_luck(single)] if single else []
         notes += [f"Data: {text}." for text in _unique(run["data_source"].rstrip(".") for run in runs)]
         notes += [f"Paper: {text}." for text in _unique(run["paper"]["source"] for run in runs if "paper" in run)]
         notes += [f"Measured on {birth}." for birth in _unique(map(_birth, runs))]
@@ -94,11 +105,14 @@ class Report:
             plots.comparison([_pictured(row) for row in self.rows], folder / "report.png")
 
 
-_COLUMNS = (
-    "network", "data", "epochs", "seeds", "params", "MACs", "chance", "top-1", "top-1 EMA", "top-1 picked", "time",
-    "paper",
-)  # fmt: skip
-_RARE = ("chance", "top-1 picked")  # left out of tables that have none
+SCORES = {"top1": "top-1", "miou": "mIoU"}
+_IN_WORDS = {"top1": "Top-1", "miou": "Mean IoU"}
+_CHANCE = {
+    "top1": "the share of the largest class among the test examples",
+    "miou": "the mean IoU of naming everywhere the class that has most pixels of the test images",
+}
+_FIRST, _LAST = ("network", "data", "epochs", "seeds", "params", "MACs", "chance"), ("time", "paper")
+_RARE = ("chance", " picked")  # left out of tables that have none
 
 
 def gather(folders: Iterable[str | Path]) -> Report:
@@ -134,7 +148,7 @@ def _newest(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [by_seed[seed] for seed in sorted(by_seed)]
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, scores: list[str]) -> list[str]:
     first = row.runs[0]
     return [
         row.label,
@@ -144,23 +158,21 @@ def _cells(row: Row) -> list[str]:
         f"{first['params'] / 1e6:.3g} M",
         f"{first['macs'] / 1e6:.4g} M",
         row.spread("chance"),
-        row.spread("top1"),
-        row.spread("ema_top1"),
-        row.spread("picked_top1"),
+        *(row.spread(f"{kind}{score}") for score in scores for kind in ("", "ema_", "picked_")),
         _duration(statistics.mean(run["seconds"] for run in row.runs)),
-        _published(first["paper"]) if "paper" in first else "-",
+        _published(first["paper"], row.score) if "paper" in first else "-",
     ]
 
 
-def _published(paper: dict[str, Any]) -> str:
-    averaged = f" / {paper['ema_top1']} EMA" if "ema_top1" in paper else ""
-    return f"{paper['top1']}{averaged}, {paper['on']}"
+def _published(paper: dict[str, Any], score: str) -> str:
+    averaged = f" / {paper[f'ema_{score}']} EMA" if f"ema_{score}" in paper else ""
+    return f"{paper[score]}{averaged}, {paper['on']}"
 
 
 def _pictured(row: Row) -> dict[str, Any]:
-    key = "ema_top1" if row.values("ema_top1") else "top1"
+    key = f"ema_{row.score}" if row.values(f"ema_{row.score}") else row.score
     runs = [read_metrics(Path(run["folder"])) for run in row.runs]
-    return {"label": row.label, "runs": runs, "values": row.values(key), "text": row.spread(key)}
+    return {"label": row.label, "runs": runs, "values": row.values(key), "text": row.spread(key), "score": row.score}
 
 
 def _luck(rows: list[Row]) -> str:

@@ -1,18 +1,24 @@
 """Real data sets and the loaders that feed them, every random choice a function of (seed, epoch, step)."""
 
+from leanconv.data.dense import DenseData
 from leanconv.data.loaders import Augment
+from leanconv.data.scenes import IGNORED, Scenes
 from leanconv.data.sequences import Pixels, Series, SeriesData
-from leanconv.data.sets import SETS, DataSet, SeriesSet, check, default_root, load
+from leanconv.data.sets import SETS, DataSet, DenseSet, SeriesSet, check, default_root, load
 from leanconv.data.sources import DataNotFound
 from leanconv.data.splits import Data, Split, VisionData
 
 __all__ = [
+    "IGNORED",
     "SETS",
     "Augment",
     "Data",
     "DataNotFound",
     "DataSet",
+    "DenseData",
+    "DenseSet",
     "Pixels",
+    "Scenes",
     "Series",
     "SeriesData",
     "SeriesSet",

@@ -25,9 +25,9 @@ RANGES = {
     "padding cutout color_jitter": "[0, inf)",
     "rotate": "[0, 180]",
     "shift": "[0, inf)",
-    "hflip erase chance": "[0, 1]",
+    "hflip erase chance blur": "[0, 1]",
     "scale eval_crop shrink": "(0, 1]",
-    "ratio": "(0, inf)",
+    "ratio resize": "(0, inf)",
 }
 CHOICES = {"erase_mode": ("const", "pixel"), "interpolation": ("bicubic", "bilinear", "lanczos", "nearest", "random")}
 
@@ -39,6 +39,7 @@ class Augment:
     `cutout`, `rotate`, `shift`, `shrink` work on small images in memory; `scale`, `ratio`, `color_jitter`,
     `rand_augment`, `interpolation`, `eval_crop` on photographs, and on small images once `rand_augment` is asked for.
     `padding` works on both and takes the place of `scale` and `ratio`, as is usual for images of 32 or 64 pixels.
+    Images with masks take `resize`, `hflip`, `blur` and `color_jitter`, and are cropped to squares anyway.
     """
 
     padding: int = 0  # pad with black, then crop back at random
@@ -56,10 +57,12 @@ class Augment:
     rand_augment: str = ""  # timm's, such as "rand-m9-mstd0.5-inc1", or torchvision's, such as "torchvision-m9-n2"
     interpolation: str = "bicubic"
     eval_crop: float = 0.875  # share of the side kept when testing
+    resize: tuple[float, float] = (1.0, 1.0)  # length of the shorter side before the crop, as multiples of the crop's
+    blur: float = 0.0  # probability of a Gaussian's, of a deviation up to one pixel
 
     def __post_init__(self) -> None:
         ranges.check(self, RANGES)
-        for name in ("scale", "ratio"):
+        for name in ("scale", "ratio", "resize"):
             low_high = getattr(self, name)
             if not (isinstance(low_high, list | tuple) and len(low_high) == 2 and low_high[0] <= low_high[1]):
                 raise ValueError(f"{name} must be a pair (low, high), got {low_high!r}")
@@ -111,6 +114,8 @@ def make_loaders(
         ValueError: an argument is out of range or `augment` asks for what this kind of image cannot have.
     """
     augment = augment or Augment()
+    if augment.blur or tuple(augment.resize) != Augment.resize:
+        raise ValueError("resize and blur are for images with masks; photographs take scale")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must lie in [0, world_size={world_size}), got {rank}")
     if batch_size < 1 or batch_size % world_size:

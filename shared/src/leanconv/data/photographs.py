@@ -79,7 +79,7 @@ class WorkerTrain:
             raise ValueError("rotate, shift and shrink are for images in memory without rand_augment")
         transform = _train_transform(data, augment, size)
         self.place, self.steps = place, Steps(order)
-        self.loader = _worker_loader(Transformed(data.train, transform, order.seed), self.steps, place, workers)
+        self.loader = worker_loader(Transformed(data.train, transform, order.seed), self.steps, place, workers)
 
     def __len__(self) -> int:
         return len(self.steps.order)
@@ -99,7 +99,7 @@ class WorkerEval:
             mean=data.mean, std=data.std,
         )  # fmt: skip
         self.place = place
-        self.loader = _worker_loader(Transformed(data.test, transform, seed=0), shares, place, workers)
+        self.loader = worker_loader(Transformed(data.test, transform, seed=0), shares, place, workers)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -149,7 +149,7 @@ def _let_posterize_go_black(transform: Any) -> None:
                 operation.aug_fn = posterize
 
 
-def _worker_loader(dataset: Dataset, batches: Sampler, place: Place, workers: int) -> DataLoader:
+def worker_loader(dataset: Dataset, batches: Sampler, place: Place, workers: int) -> DataLoader:
     # A generator of its own: DataLoader would draw the workers' base seed, unused here, from the global one.
     return DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0,

@@ -46,7 +46,7 @@ def find_files(package: str, folder: str, names: Sequence[str], own: str, root: 
 
 
 @contextmanager
-def _opened(place: Path, folder: str, name: str) -> Any:
+def opened(place: Path, folder: str, name: str) -> Any:
     if place.suffix != ".whl":
         with (place / name).open("rb") as file:
             yield file
@@ -113,7 +113,7 @@ def read_trajectories(place: Path) -> Splits:
 def _read_pair(place: Path, folder: str, names: Iterable[str]) -> list[tuple[list[np.ndarray], list[int]]]:
     found = []
     for name in names:
-        with _opened(place, folder, name) as file:
+        with opened(place, folder, name) as file:
             found.append(read_ts(file))
     return found
 
@@ -154,7 +154,7 @@ WATCH_TEST = (7, 8, 9, 10)  # people, of 10, whose recordings are for testing
 
 def read_watch(place: Path) -> Splits:
     """140 recordings of acceleration and rotation at 50 Hz; whoever is tested on was never trained on."""
-    with _opened(place, WATCH_FOLDER, WATCH[0]) as file:
+    with opened(place, WATCH_FOLDER, WATCH[0]) as file:
         table = _plain_objects(file).item()
     series = [np.asarray(one, dtype=np.float32).T for one in table["X"]]
     whole = _stack(series, table["y"].tolist(), range(len(series)), max(s.shape[1] for s in series), how="before")

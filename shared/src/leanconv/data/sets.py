@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torchvision.datasets import ImageFolder
 
-from leanconv.data import series, sources
+from leanconv.data import composites, scenes, series, sources
+from leanconv.data.dense import DenseData, check_scored
 from leanconv.data.sequences import Pixels, SeriesData, check_irregular
 from leanconv.data.sources import DataNotFound
 from leanconv.data.splits import Data, Split, VisionData
@@ -22,6 +23,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # For smoke runs, best first: these need no more than packages.
 OFFLINE = ("fashion_mnist", "mnist5k", "digits")
 OFFLINE_SERIES = ("japanese_vowels", "smartwatch")
+OFFLINE_DENSE = ("composites",)
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,34 @@ class SeriesSet:
     @property
     def shape(self) -> str:
         return f"{self.in_chans}x{self.length}"
+
+
+@dataclass(frozen=True)
+class DenseSet:
+    """What is known of a data set of images with masks before it is loaded."""
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    image_size: int  # of the squares that are cropped from images for training
+    counts: tuple[int, int]  # training and test images
+    advice: str
+    find: Callable[[Path], Path | None]
+    read: Callable[[Path], tuple[scenes.Scenes, scenes.Scenes]]
+    fetchers: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+    folder: str = ""
+    stand_ins: tuple[str, ...] = OFFLINE_DENSE
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def shape(self) -> str:
+        return "3xHxW"
+
+
+Entry = DataSet | SeriesSet | DenseSet
 
 
 def _images() -> Iterator[DataSet]:
@@ -171,11 +201,47 @@ def _series() -> Iterator[SeriesSet]:
         )  # fmt: skip
 
 
+def _dense() -> Iterator[DenseSet]:
+    voc = DenseSet(
+        "voc2012", "PASCAL VOC 2012", scenes.VOC_CLASSES, 513, (1464, 1449),
+        advice="unpack VOCtrainval_11-May-2012.tar there, so that VOCdevkit/VOC2012/ lies in it",
+        find=scenes.find_voc, read=scenes.read_voc,
+        fetchers={"download with torchvision": scenes.fetch_voc},
+    )  # fmt: skip
+    yield voc
+    yield replace(
+        voc, name="voc2012_sbd", title="PASCAL VOC 2012 with SBD", counts=(10_582, 1449), folder="voc2012", fetchers={},
+        advice="unpack VOCtrainval_11-May-2012.tar and SBD's benchmark.tgz there: VOCdevkit/ beside benchmark_RELEASE/",
+        find=scenes.find_voc_sbd, read=scenes.read_voc_sbd,
+    )  # fmt: skip
+    yield DenseSet(
+        "composites", "composites of photographs and Fashion-MNIST", composites.CLASSES, 96,
+        tuple(composites.COUNTS.values()),
+        advice="pip install scikit-image, or put its wheel there",
+        find=composites.find, read=composites.read,
+        fetchers={"make it of scikit-image's photographs and Fashion-MNIST": _make_composites},
+    )  # fmt: skip
+
+
+def _make_composites(folder: Path) -> None:
+    root = folder.parent.parent  # `sources.install` has folders filled in one beside the target
+    photographs = composites.find_photographs(root)
+    if photographs is None:
+        wheel = {"fetch the wheel of scikit-image with pip": partial(sources.fetch_wheel, "scikit-image")}
+        sources.install(root / "photographs", wheel)
+        photographs = composites.find_photographs(root)
+    assert photographs is not None
+    garments = IMAGES["fashion_mnist"]
+    assert garments.read is not None
+    composites.make(photographs, garments.read(_place(garments, root, download=True)), folder)
+
+
 IMAGES: dict[str, DataSet] = {entry.name: entry for entry in _images()}
-SETS: dict[str, DataSet | SeriesSet] = {
+SETS: dict[str, Entry] = {
     **IMAGES,
     **{entry.name: entry for entry in _pixels(IMAGES)},
     **{entry.name: entry for entry in _series()},
+    **{entry.name: entry for entry in _dense()},
 }
 
 
@@ -203,9 +269,11 @@ def load(
     Args:
         root: folder to look in; default `default_root`. Some sets are also found where packages install them.
         smoke: take whatever real data a machine without the data set can have: Fashion-MNIST, else MNIST-5k, also pixel
-            by pixel; for series Japanese Vowels (`name` itself when it is one of these). `source` says which it was.
+            by pixel; for series Japanese Vowels (`name` itself when it is one of these); for images with masks,
+            photographs with what Fashion-MNIST shows upon them. `source` says which it was.
         download: fetch what is absent into the root.
-        options: `drop_rate` and `irregular` of :class:`leanconv.data.SeriesData`.
+        options: `drop_rate` and `irregular` of :class:`leanconv.data.SeriesData`, `scored` of
+            :class:`leanconv.data.DenseData`.
 
     Raises:
         DataNotFound: the data are absent and could not be fetched, or are damaged.
@@ -216,9 +284,7 @@ def load(
         >>> train, test = data.loaders(batch_size=128)
     """
     check(name)
-    if options and (isinstance(SETS[name], DataSet) or options.keys() - {"drop_rate", "irregular"}):
-        raise ValueError(f"{name} does not take {', '.join(options)}: series alone have drop_rate and irregular")
-    check_irregular(**options)
+    _check_options(SETS[name], options)
     folder = Path(root).expanduser() if root is not None else default_root()
     if root is not None and not folder.is_dir():
         raise DataNotFound(f"{folder} is not a folder, so {SETS[name].title} cannot lie there")
@@ -235,7 +301,33 @@ def load(
     raise DataNotFound("no data for a smoke run:\n" + "\n".join(failures))
 
 
-def _load(entry: DataSet | SeriesSet, root: Path, download: bool, options: dict[str, Any]) -> Data:
+OPTIONS = {SeriesSet: ("drop_rate", "irregular"), DenseSet: ("scored",), DataSet: ()}
+
+
+def _check_options(entry: Entry, options: dict[str, Any]) -> None:
+    odd = options.keys() - OPTIONS[type(entry)]
+    if odd:
+        raise ValueError(
+            f"{entry.name} does not take {', '.join(sorted(odd))}: series alone have drop_rate and irregular, and "
+            "images with masks have scored"
+        )
+    if isinstance(entry, SeriesSet):
+        check_irregular(**options)
+    if isinstance(entry, DenseSet):
+        check_scored(**options)
+
+
+def _load(entry: Entry, root: Path, download: bool, options: dict[str, Any]) -> Data:
+    place = _place(entry, root, download)
+    try:
+        if isinstance(entry, SeriesSet):
+            return _read_series(entry, place, options)
+        return _read_dense(entry, place, options) if isinstance(entry, DenseSet) else _read_images(entry, place)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataNotFound(f"{entry.title} in {place} cannot be used: {error}") from error
+
+
+def _place(entry: Entry, root: Path, download: bool) -> Path:
     place = entry.find(root)
     if place is None and download and entry.fetchers:
         try:
@@ -245,10 +337,7 @@ def _load(entry: DataSet | SeriesSet, root: Path, download: bool, options: dict[
         place = entry.find(root)
     if place is None:
         raise DataNotFound(_absent(entry, root))
-    try:
-        return _read_series(entry, place, options) if isinstance(entry, SeriesSet) else _read_images(entry, place)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataNotFound(f"{entry.title} in {place} cannot be used: {error}") from error
+    return place
 
 
 def _read_images(entry: DataSet, place: Path) -> VisionData:
@@ -285,7 +374,16 @@ def _read_series(entry: SeriesSet, place: Path, options: dict[str, Any]) -> Seri
     return SeriesData(*facts, *train.statistics(), train, test, val, **options)
 
 
-def _absent(entry: DataSet | SeriesSet, root: Path) -> str:
+def _read_dense(entry: DenseSet, place: Path, options: dict[str, Any]) -> DenseData:
+    train, test = entry.read(place)
+    if (len(train), len(test)) != entry.counts:
+        raise ValueError(f"there are {len(train)} + {len(test)} images instead of {entry.counts}")
+    source = f"{entry.title}, {len(train)} training and {len(test)} test images, from {place}"
+    facts = (entry.name, source, entry.classes, entry.image_size, IMAGENET_MEAN, IMAGENET_STD)
+    return DenseData(*facts, train, test, **options)
+
+
+def _absent(entry: Entry, root: Path) -> str:
     return f"{entry.title} is not in {root} nor in {root / (entry.folder or entry.name)}: {entry.advice}"
 
 

@@ -104,12 +104,12 @@ def fetch_fashion_mnist_apt(folder: Path) -> None:
 
 
 def fetch_fashion_mnist_torchvision(folder: Path) -> None:
-    with _impatient():
+    with impatient():
         datasets.FashionMNIST(folder, download=True)
 
 
 def fetch_mnist(folder: Path) -> None:
-    with _impatient():
+    with impatient():
         datasets.MNIST(folder, download=True)
 
 
@@ -211,7 +211,7 @@ def find_cifar(name: str, root: Path) -> Path | None:
 
 
 def fetch_cifar(name: str, folder: Path) -> None:
-    with _impatient():
+    with impatient():
         CIFAR[name](folder, download=True)
     for archive in folder.glob("*.tar.gz"):
         archive.unlink()
@@ -228,7 +228,7 @@ def find_svhn(root: Path) -> Path | None:
 
 
 def fetch_svhn(folder: Path) -> None:
-    with _impatient():
+    with impatient():
         for split in ("train", "test"):
             datasets.SVHN(folder, split, download=True)
 
@@ -265,7 +265,7 @@ def _run(command: list[str], cwd: Path) -> None:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
+def impatient() -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)
     try:

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Subset
 
 if TYPE_CHECKING:
     from leanconv.data.loaders import EvalLoader, TrainLoader
+    from leanconv.data.scenes import Scenes
     from leanconv.data.sequences import Series
 
 HELD_OUT = 0  # seed of the choice of examples that are held out: the same in every run
@@ -40,6 +41,8 @@ class Data:
     """A data set ready for training; `source` says in one sentence which files these are and where they lie."""
 
     unit: ClassVar[str]  # what its examples are, in the plural
+    score: ClassVar[str] = "top1"  # the number that tells which network is better
+    dense: ClassVar[bool] = False  # whether each pixel has a label
     name: str
     source: str
     num_classes: int
@@ -111,7 +114,7 @@ class VisionData(Data):
         return make_loaders(self, batch_size, **options)
 
 
-def take(split: Split | Series, count: int, unit: str) -> Split | Series:
+def take(split: Split | Series | Scenes, count: int, unit: str) -> Split | Series | Scenes:
     """`count` examples spread evenly over the split (sorted files would otherwise give the first classes only)."""
     if not 0 < count <= len(split):
         raise ValueError(f"cannot take {count} of {len(split)} {unit}")

@@ -21,6 +21,7 @@ from leanconv import data as datasets
 from leanconv import models, profiling
 from leanconv.data import Data
 from leanconv.data.loaders import EvalLoader, TrainLoader
+from leanconv.training import checkpoint
 from leanconv.training.groups import grouping
 from leanconv.training.recipe import ConfigError, Recipe
 from leanconv.training.world import World
@@ -30,11 +31,13 @@ def data(recipe: Recipe) -> Data:
     """The recipe's data set, or as much of it as the recipe asks for.
 
     Raises:
-        ConfigError: the recipe asks for cutmix, and the data are sequences.
+        ConfigError: the recipe asks for cutmix, and the data are sequences, or for what masks cannot follow.
     """
     whole = datasets.load(recipe.data, root=recipe.data_root, smoke=recipe.smoke, **recipe.data_kwargs)
     if recipe.cutmix and len(whole.input_size(recipe.image_size)) != 3:
         raise ConfigError(f"cutmix is for images, and {recipe.data} has sequences: mixup is for both")
+    if whole.dense and (recipe.mixup or recipe.cutmix or recipe.loss != "ce"):
+        raise ConfigError(f"{recipe.data} has a label for every pixel: mixup and cutmix must be 0, and loss be ce")
     whole = whole if recipe.validation is None else whole.hold_out(recipe.validation)
     return whole.subset(recipe.train_images, recipe.test_images)
 
@@ -80,7 +83,46 @@ def model(recipe: Recipe, data: Data) -> nn.Module:
         hint = images if len(size) == 3 else "it must take sequences (N, C, L)"
         what = "x".join(map(str, size[1:])) + (" images" if len(size) == 3 else " steps")
         raise ConfigError(f"{recipe.model} cannot be trained on {what}; {hint} ({error})") from error
+    freeze(recipe, network)
     return network
+
+
+def freeze(recipe: Recipe, network: nn.Module) -> None:
+    """Let the recipe's ``frozen`` parameters not learn.
+
+    Raises:
+        ConfigError: no parameter has such a part in its name.
+    """
+    parts = {name: set(name.split(".")) for name, _ in network.named_parameters()}
+    for part in recipe.frozen:
+        if not any(part in each for each in parts.values()):
+            raise ConfigError(f"frozen: no parameter of {recipe.model} has the part {part!r} in its name")
+    for name, parameter in network.named_parameters():
+        if parts[name] & set(recipe.frozen):
+            parameter.requires_grad_(False)
+
+
+def start(recipe: Recipe, network: nn.Module) -> list[str]:
+    """Give parts of the network the weights that the recipe's ``start`` names; returns what was left out of them.
+
+    Raises:
+        ConfigError: the network has no such part, or the weights do not fit it.
+        FileNotFoundError: there are no such weights.
+    """
+    left_out = []
+    for part, path in recipe.start.items():
+        known = dict(network.named_modules()) | {"network": network}
+        if part not in known:
+            raise ConfigError(f"start: {recipe.model} has no part {part!r}")
+        weights = checkpoint.weights(path)
+        try:
+            missing, unexpected = known[part].load_state_dict(weights, strict=False)
+        except RuntimeError as error:
+            raise ConfigError(f"start: the weights in {path} do not fit {part}: {error}") from error
+        if missing:
+            raise ConfigError(f"start: {path} lacks {len(missing)} of the weights of {part}, such as {missing[0]}")
+        left_out += [f"{path}: {name}" for name in unexpected]
+    return left_out
 
 
 def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leanconv.metrics import Accuracy, Mean
-from leanconv.training import build
+from leanconv.data import IGNORED
+from leanconv.metrics import Accuracy, ConfusionMatrix, Mean
+from leanconv.training import build, dense
 from leanconv.training.recipe import Recipe
 
 
@@ -19,18 +20,27 @@ def evaluate(
 ) -> dict[str, float]:
     """Accuracies (``top1``, ``top5``, as fractions) and cross-entropy (``loss``) over ``loader``.
 
+    Where each pixel has a label, what :class:`leanconv.metrics.ConfusionMatrix` computes stands for the accuracies.
     Under torchrun the loaders of all processes together hold every sample exactly once, and so does the result.
     """
-    accuracy, loss = Accuracy(topk=(1, 5)), Mean()
+    scores: Accuracy | ConfusionMatrix = Accuracy(topk=(1, 5))
+    loss = Mean()
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     for images, labels in loader:
         with build.autocast(recipe or Recipe(), device):
-            logits = model(images)
-        accuracy.update(logits.float(), labels)
-        loss.update(F.cross_entropy(logits.float(), labels), len(labels))
+            output = model(images)
+        if labels.ndim == 1:
+            logits = output.float()
+            loss.update(F.cross_entropy(logits, labels), len(labels))
+        else:
+            logits = dense.logits(output, labels.shape[-2:])
+            loss.update(dense.cross_entropy(logits, labels), int((labels != IGNORED).sum()))
+            if scores.total is None:
+                scores = ConfusionMatrix(logits.shape[1], IGNORED)
+        scores.update(logits, labels)
     model.train(training)
-    accuracy.sync()
+    scores.sync()
     loss.sync()
-    return {**accuracy.compute(), "loss": loss.compute()}
+    return {**scores.compute(), "loss": loss.compute()}

@@ -41,7 +41,8 @@ def fit(
 ) -> Result:
     """Train by a recipe and leave a run folder; the same call runs unchanged under torchrun.
 
-    The result is the accuracy after the last epoch: ``top1``, and ``ema_top1`` of the averaged weights. Where the data
+    The result is the accuracy after the last epoch: ``top1``, and ``ema_top1`` of the averaged weights. Of dense
+    prediction it is the mean IoU, and ``miou`` stands in these names and those that follow for ``top1``. Where the data
     have a validation split, by the recipe or of their own, best.pt holds the epoch that did best on it, and
     ``picked_top1`` its accuracy on the test split: a result too. Without one, best.pt was chosen by the test split
     itself, so its score, ``best_test_top1``, flatters: it tells that a run got worse towards its end and is no number

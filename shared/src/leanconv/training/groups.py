@@ -55,10 +55,15 @@ def _said(network: nn.Module, method: str) -> dict[str, Any]:
 
 
 def _factors(recipe: Recipe, network: nn.Module) -> dict[str, float]:
-    """Factors by full name, as the layers say or, for the last part of a name, the recipe."""
-    factors = _said(network, "lr_factors")
-    names = {name: name.rpartition(".")[2] for name, _ in network.named_parameters()}
-    return factors | {name: recipe.lr_factors[last] for name, last in names.items() if last in recipe.lr_factors}
+    """Factors by full name: as the layers say or, for the last part of a name, the recipe; times that of the first."""
+    factors, asked = _said(network, "lr_factors"), recipe.lr_factors
+    for name, _ in network.named_parameters():
+        first, last = name.partition(".")[0], name.rpartition(".")[2]
+        if last in asked:
+            factors[name] = asked[last]
+        if first in asked and first != name:
+            factors[name] = factors.get(name, 1.0) * asked[first]
+    return factors
 
 
 def _by_factor(groups: Groups, factors: dict[int, float]) -> Groups:

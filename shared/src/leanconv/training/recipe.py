@@ -18,7 +18,7 @@ from leanconv.data import Augment
 RANGES = {
     "epochs batch_size accumulate train_images test_images image_size validation": "[1, inf)",
     "milestones eval_every log_every": "[1, inf)",
-    "lr weight_decay eps warmup_epochs warmup_lr min_lr mixup cutmix seed workers": "[0, inf)",
+    "lr weight_decay eps warmup_epochs warmup_lr min_lr mixup cutmix seed workers aux_loss": "[0, inf)",
     "clip_grad decay_rate": "(0, inf)",
     "layer_decay": "(0, 1]",
     "mix_prob switch_prob": "[0, 1]",
@@ -37,6 +37,9 @@ class Recipe:
 
     Attributes:
         model, model_kwargs: name known to timm (the packages' networks included) and its keyword arguments.
+        start: parts of the network ("network" is the whole) -> the run folder, checkpoint or file of weights that they
+            start from; what a file has beyond the part, such as a classifier, is left out.
+        frozen: parameters that never learn, by any part of their dotted names.
         data, data_kwargs, data_root, smoke: data set by name, what :func:`leanconv.data.load` takes beyond it, where it
             lies, and whether a small stand-in may replace it.
         validation: hold so many training examples out, the same in every run, and pick the best epoch by them.
@@ -49,10 +52,12 @@ class Recipe:
             under ``decay_norms`` they are too.
         layer_decay: factor on the learning rate per layer counted from the head.
         lr_factors: factors on the learning rate of parameters by the last part of their name; they win over what layers
-            ask for themselves (see :mod:`leanconv.training.groups`).
+            ask for themselves (see :mod:`leanconv.training.groups`). By the first part of the name, such as a head's,
+            they come on top of both.
         schedule, warmup_epochs, warmup_lr, min_lr, milestones, decay_rate: for timm's schedulers, stepped at every
-            optimizer step; the warm-up is part of ``epochs``.
+            optimizer step; the warm-up is part of ``epochs``. Under "poly" ``decay_rate`` is the power.
         loss, label_smoothing: "ce" or "bce" (one sigmoid per class).
+        aux_loss: weight of the loss of the output "aux", where a network of dense prediction has one.
         mixup, cutmix, mix_prob, switch_prob: as in ``timm.data.Mixup``.
         augment: what happens to each image (see :class:`leanconv.data.Augment`).
         drop_path: stochastic depth, given to the model as ``drop_path_rate``.
@@ -67,6 +72,8 @@ class Recipe:
 
     model: str = "resnet18"
     model_kwargs: dict[str, Any] = field(default_factory=dict)
+    start: dict[str, str] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
     data: str = "fashion_mnist"
     data_kwargs: dict[str, Any] = field(default_factory=dict)
     data_root: str | None = None
@@ -88,7 +95,7 @@ class Recipe:
     eps: float = 1e-8
     layer_decay: float | None = None
     lr_factors: dict[str, float] = field(default_factory=dict)
-    schedule: Literal["cosine", "constant", "step", "multistep"] = "cosine"
+    schedule: Literal["cosine", "constant", "step", "multistep", "poly"] = "cosine"
     warmup_epochs: float = 0.0
     warmup_lr: float = 0.0
     min_lr: float = 1e-6
@@ -96,6 +103,7 @@ class Recipe:
     decay_rate: float = 0.1
     loss: Literal["ce", "bce"] = "ce"
     label_smoothing: float = 0.0
+    aux_loss: float = 0.4
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_prob: float = 1.0
@@ -126,7 +134,7 @@ class Recipe:
             raise ConfigError(f"optimizer must be one of timm.optim.list_optimizers(), got {self.optimizer!r}")
         if self.batch_size % self.accumulate:
             raise ConfigError(f"batch_size {self.batch_size} does not divide into accumulate={self.accumulate} parts")
-        if self.warmup_epochs >= self.epochs and self.schedule == "cosine":
+        if self.warmup_epochs >= self.epochs and self.schedule in ("cosine", "poly"):
             raise ConfigError(f"warmup_epochs {self.warmup_epochs} leaves nothing of epochs {self.epochs}")
         if self.decay_biases and self.layer_decay is not None:
             raise ConfigError("decay_biases and layer_decay cannot be combined")

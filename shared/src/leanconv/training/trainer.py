@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from leanconv import environment, profiling
 from leanconv.data import Data
-from leanconv.training import build, checkpoint
+from leanconv.training import build, checkpoint, dense
 from leanconv.training.evaluation import evaluate
 from leanconv.training.groups import after_steps
 from leanconv.training.recipe import ConfigError, Recipe
@@ -59,6 +59,9 @@ class Trainer:
         self.recipe, self.data, self.folder, self.world, self.interrupt = recipe, data, folder, world, interrupt
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.network = network.to(world.device).to(memory_format=layout)
+        if not (folder.path / checkpoint.LAST).is_file():
+            for name in build.start(recipe, self.network):
+                self._say(f"not taken to start from: {name}")
         self.train_loader, self.eval_loader, self.val_loader = build.loaders(recipe, data, world)
         self.steps = len(self.train_loader) // recipe.accumulate
         if self.steps == 0:
@@ -66,7 +69,7 @@ class Trainer:
         self.optimizer = build.optimizer(recipe, self.network)
         self.schedule = build.schedule(recipe, self.optimizer, self.steps)
         self.mixing = build.mixing(recipe, data.num_classes)
-        self.criterion = build.criterion(recipe, data.num_classes)
+        self.criterion = dense.criterion(recipe) if data.dense else build.criterion(recipe, data.num_classes)
         self.ema = build.average(recipe, self.network)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.amp == "fp16")
         self.step = self.evaluated = 0  # optimizer steps done, and how many of them at the last evaluation
@@ -199,16 +202,22 @@ class Trainer:
         self.losses[1] = 0.0
         self.evaluated = self.step
         self.folder.write(record)
-        test = record.get("ema_top1", record.get("top1", -1.0))
-        accuracy = record.get("ema_validation_top1", record.get("validation_top1", -1.0)) if self.val_loader else test
-        if accuracy > self.best:
-            self.best, self.picked = accuracy, test
+        test = self._newest(record, self.data.score)
+        score = self._newest(record, f"validation_{self.data.score}") if self.val_loader else test
+        if score > self.best:
+            self.best, self.picked = score, test
             if self.world.main:
                 checkpoint.save(self._weights(), self.folder.path / checkpoint.BEST)
         self._save()
         self.folder.draw()
-        shown = (f"{key} {record[key]:.4f}" for key in ("train_loss", "val_loss", "top1", "ema_top1") if key in record)
+        keys = ("train_loss", "val_loss", self.data.score, f"ema_{self.data.score}")
+        shown = (f"{key} {record[key]:.4f}" for key in keys if key in record)
         self._say(f"epoch {epoch}/{self.recipe.epochs}  {'  '.join(shown)}  {self.seconds:.0f} s")
+
+    @staticmethod
+    def _newest(record: dict[str, Any], score: str) -> float:
+        """Of the averaged weights where there are any; -1 where nothing was evaluated."""
+        return record.get(f"ema_{score}", record.get(score, -1.0))
 
     def _evaluate(self) -> dict[str, float]:
         """Plain weights under bare names, averaged ones under ``ema_``."""
@@ -220,7 +229,8 @@ class Trainer:
                 found["val_loss"] = found.pop("loss")
                 if self.val_loader is not None:
                     held = evaluate(network, self.val_loader, self.recipe)
-                    found |= {"validation_top1": held["top1"], "validation_loss": held["loss"]}
+                    score = self.data.score
+                    found |= {f"validation_{score}": held[score], "validation_loss": held["loss"]}
                 scores |= {prefix + key: value for key, value in found.items()}
         return scores
 
@@ -228,10 +238,11 @@ class Trainer:
         recipe = self.recipe
         size = self.data.input_size(recipe.image_size)
         counts = profiling.count(self.network, size)
+        score = self.data.score
         best = (
-            {"best_test_top1": self.best}  # chosen by the test examples: not a result
+            {f"best_test_{score}": self.best}  # chosen by the test examples: not a result
             if self.val_loader is None
-            else {"best_validation_top1": self.best, "picked_top1": self.picked}
+            else {f"best_validation_{score}": self.best, f"picked_{score}": self.picked}
         )
         return {
             "model": recipe.model,
@@ -241,6 +252,7 @@ class Trainer:
             "test_images": len(self.data.test),
             "validation_images": 0 if self.data.val is None else len(self.data.val),
             "unit": self.data.unit,
+            "score": score,
             "image_size": size[-1],
             "chance": self.data.chance(),
             "epochs": recipe.epochs,

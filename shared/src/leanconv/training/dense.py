@@ -1,0 +1,47 @@
+"""Dense prediction: from what a network says of an image to its logits and losses, pixel by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from leanconv.data import IGNORED
+from leanconv.training.recipe import Recipe
+
+# Networks give logits (N, classes, H, W), or as torchvision's do {"out": such, "aux": such of an auxiliary head}; where
+# they are smaller than the mask they are enlarged to it.
+Output = Tensor | Mapping[str, Tensor]
+
+
+def logits(output: Output, size: tuple[int, ...]) -> Tensor:
+    """The main output in float32, as large as the mask (H, W)."""
+    return _enlarged(output["out"] if isinstance(output, Mapping) else output, size)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean over the pixels whose label counts; 0 where there are none."""
+    total = F.cross_entropy(logits, target, ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="sum")
+    return total / (target != IGNORED).sum().clamp_min(1)
+
+
+def criterion(recipe: Recipe) -> Callable[[Output, Tensor], Tensor]:
+    """Loss of what the network says against masks (N, H, W), with that of its auxiliary head where it has one."""
+
+    def loss(output: Output, target: Tensor) -> Tensor:
+        size = target.shape[-2:]
+        found = cross_entropy(logits(output, size), target, recipe.label_smoothing)
+        if recipe.aux_loss and isinstance(output, Mapping) and "aux" in output:
+            auxiliary = cross_entropy(_enlarged(output["aux"], size), target, recipe.label_smoothing)
+            found = found + recipe.aux_loss * auxiliary
+        return found
+
+    return loss
+
+
+def _enlarged(logits: Tensor, size: tuple[int, ...]) -> Tensor:
+    logits = logits.float()
+    if logits.shape[-2:] == tuple(size):
+        return logits
+    return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
