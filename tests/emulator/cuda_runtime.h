@@ -15,6 +15,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <csetjmp>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -56,14 +57,16 @@ namespace emulator {
 enum class State { ready, at_block, at_warp, done };
 
 struct Fibre {
-  ucontext_t context;
+  ucontext_t start;
+  jmp_buf here;
+  bool begun = false;
   std::unique_ptr<char[]> stack{new char[kStack]};
   State state = State::ready;
   static constexpr size_t kStack = 128 * 1024;
 };
 
 inline std::vector<Fibre> fibres;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline unsigned running;
 inline std::function<void()> body;
 inline std::mt19937 random_order;
@@ -75,15 +78,29 @@ inline std::vector<unsigned> rounds;
   std::abort();
 }
 
-inline void pause(State state) {
-  const unsigned self = running;
-  fibres[self].state = state;
-  swapcontext(&fibres[self].context, &scheduler);
+// Jumps, as swapcontext asks the operating system for the signal mask, twice for each thread and barrier.
+__attribute__((noinline)) inline void pause(State state) {
+  Fibre& self = fibres[running];
+  self.state = state;
+  if (_setjmp(self.here) == 0) _longjmp(scheduler, 1);
 }
 
 inline void run_fibre() {
-  body();
-  fibres[running].state = State::done;
+  while (true) {
+    body();
+    pause(State::done);  // until the next block
+  }
+}
+
+// Runs a thread up to its next pause.
+__attribute__((noinline)) inline void resume(Fibre& fibre) {
+  if (_setjmp(scheduler)) return;
+  if (fibre.begun) _longjmp(fibre.here, 1);
+  fibre.begun = true;
+  getcontext(&fibre.start);
+  fibre.start.uc_stack = {fibre.stack.get(), 0, Fibre::kStack};
+  makecontext(&fibre.start, run_fibre, 0);
+  setcontext(&fibre.start);
 }
 
 inline std::vector<unsigned> order(size_t count) {
@@ -110,7 +127,7 @@ inline bool run_warp(unsigned begin, unsigned end) {
     moved = true;
     running = begin + i;
     threadIdx = dim3(running);
-    swapcontext(&scheduler, &fibres[running].context);
+    resume(fibres[running]);
   }
   if (!all(begin, end, State::at_warp)) return moved;
   release(begin, end);
@@ -118,14 +135,7 @@ inline bool run_warp(unsigned begin, unsigned end) {
 }
 
 inline void run_block(unsigned threads) {
-  for (unsigned i = 0; i < threads; ++i) {
-    Fibre& f = fibres[i];
-    getcontext(&f.context);
-    f.context.uc_stack = {f.stack.get(), 0, Fibre::kStack};
-    f.context.uc_link = &scheduler;
-    makecontext(&f.context, run_fibre, 0);
-    f.state = State::ready;
-  }
+  release(0, threads);
   while (!all(0, threads, State::done)) {
     bool moved = false;
     for (const unsigned warp : order((threads + 31) / 32)) {
