@@ -11,7 +11,6 @@ from csgconv import CSGConv2d, SliceGenerator, convert, generators
 from csgconv.fitting import fit_kernels_
 from csgconv.least_squares import factorise
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:the model has")
 
 

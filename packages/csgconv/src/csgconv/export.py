@@ -50,12 +50,13 @@ def export(model: nn.Module, inplace: bool = False) -> nn.Module:
     def policy(name: str, layer: nn.Module) -> Callable[[], Swap] | None:
         return (lambda: _plain(layer)) if isinstance(layer, CSGConv2d) else None
 
-    return walk(model, policy, where=None, inplace=inplace)
+    with torch.inference_mode(False):  # an inference tensor cannot be trained on
+        return walk(model, policy, where=None, inplace=inplace)
 
 
 def _plain(layer: Any) -> Swap:
     device = layer.generator.codes.device
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
         weight = layer.weight.clone(memory_format=torch.contiguous_format)
     new = nn.Conv2d(
         layer.in_channels,

@@ -27,7 +27,8 @@ def encode(tensor: Tensor, dtype: torch.dtype, rows: bool) -> tuple[list[str], T
     """
     tensor = tensor.detach().cpu()
     if dtype is torch.int8:
-        if rows and tensor.numel() and bool(tensor.isfinite().all()):
+        matrix = tensor.dim() == 2 and tensor.numel() > 0 and tensor.is_floating_point()
+        if rows and matrix and bool(tensor.isfinite().all()):
             scale = narrowed(tensor.double().abs().amax(1) / MOST, torch.float16)
             steps = (tensor.double() / scale.double()[:, None]).nan_to_num(0).round().clamp(-MOST, MOST)
             return ["int8", _name(scale.dtype)], torch.cat([_bytes(steps.to(torch.int8)), _bytes(scale)])

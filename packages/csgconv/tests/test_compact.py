@@ -1,0 +1,196 @@
+"""`save_compact` and `load_compact`: sizes, errors, and files that are damaged or of something else."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from convertible import SMALL, generated, images, net
+from torch import nn
+
+from csgconv import convert, generators, load_compact, packing, save_compact
+
+pytestmark = pytest.mark.filterwarnings("ignore:the model has")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def twin(**options) -> nn.Module:
+    return convert(net(), **{**SMALL, **options}).eval()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "kernel", "logits"),
+    [
+        ("fp32", {}, 0, 0),
+        ("fp32", {"binary": True, "layout": "tile"}, 0, 0),
+        ("fp16", {"layout": "flat"}, 1e-3, 3e-3),
+        ("int8", {"bias": True}, 0.015, 0.03),
+        ("int8", {"binary": True}, 0.015, 0.03),
+    ],
+)
+def test_a_network_comes_back(tmp_path, dtype, options, kernel, logits):
+    model = generated(**options).eval()
+    report = save_compact(model, tmp_path / "net.csg", dtype)
+    found = twin(**options)
+    assert load_compact(found, tmp_path / "net.csg") is found
+    wanted, got = model(images()), found(images())
+    assert (got - wanted).norm() <= logits * wanted.norm()
+    assert report.errors.keys() == {"3", "6"}
+    for name, error in report.errors.items():
+        before, after = model.get_submodule(name).weight, found.get_submodule(name).weight
+        assert error == pytest.approx(((after - before).norm() / before.norm()).item(), rel=1e-4)
+        assert (error == 0) == (kernel == 0) and error <= kernel
+    assert (report.rest_error == 0) == (dtype == "fp32") and report.rest_error < 2e-3
+    assert report.size == os.stat(tmp_path / "net.csg").st_size and os.listdir(tmp_path) == ["net.csg"]
+
+
+def test_sizes():
+    """Numbers of a file in bytes: those of the generator, of live codes, a scale per row, and the rest."""
+    generator, live, rest = 144 * 8, 14 * 8, 168 + 10 + 4 * 16 + 65
+    model = generated()
+    state = {
+        name: value.normal_() if value.is_floating_point() else value for name, value in model.state_dict().items()
+    }
+    state["3.generator.codes"] = state["3.generator.codes"][:14]
+    for dtype, size in {"fp32": 4, "fp16": 2, "int8": 1}.items():
+        target = packing.DTYPES[dtype]
+        rows = {"3.generator.weight", "3.generator.codes"}
+        data = packing.pack(state, target, rows, {})["data"]
+        scales = 2 * (144 + 14) if dtype == "int8" else 0
+        assert len(data) == size * (generator + live) + scales + max(size, 2) * rest + 2 * 8  # two counts of batches
+
+
+def test_report(tmp_path):
+    model = generated()
+    report = save_compact(model, tmp_path / "net.csg", "int8")
+    assert report.plain_size == sum(t.numel() * t.element_size() for t in net().state_dict().values())
+    assert report.state_size == sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    assert str(report).startswith(f"{tmp_path / 'net.csg'}: {report.size} bytes in int8, ")
+    assert "largest relative error of a kernel 0.0" in str(report)
+
+
+def test_what_float16_does_not_hold_stays_float32(tmp_path):
+    model = generated().eval()
+    model[4].running_var.fill_(1e6)
+    model[4].running_mean.fill_(1e-9)
+    generators(model)[0].codes.data.mul_(1e-9)
+    assert save_compact(model, tmp_path / "net.csg", "int8").rest_error < 2e-3
+    found = load_compact(twin(), tmp_path / "net.csg")
+    assert torch.equal(found[4].running_var, model[4].running_var)
+    torch.testing.assert_close(found[4].running_mean, model[4].running_mean)
+    torch.testing.assert_close(found[6].weight, model[6].weight, rtol=0, atol=0.02 * model[6].weight.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor(3),
+        torch.tensor([True, False, True]),
+        torch.arange(6, dtype=torch.float64).view(2, 3),
+        torch.tensor([[0.0, 0.0], [1.0, -2.0]]),
+        torch.tensor([[float("inf"), 1.0], [float("nan"), 2.0]]),
+        torch.empty(0, 4),
+        torch.randn(3, 4).bfloat16(),
+        torch.randn(2, 3, 4).transpose(0, 2),
+    ],
+    ids=lambda t: f"{t.dtype}{tuple(t.shape)}",
+)
+@pytest.mark.parametrize("dtype", packing.DTYPES)
+def test_all_kinds_of_tensors(tensor, dtype):
+    _, found = packing.unpack(packing.pack({"a": tensor, "b": tensor}, packing.DTYPES[dtype], {"a"}, {}))
+    tolerance = {"fp32": 1e-6, "fp16": 1e-3, "int8": 1 / 200}[dtype] if tensor.is_floating_point() else 0
+    for value in found.values():
+        assert value.dtype == tensor.dtype and value.shape == tensor.shape
+        torch.testing.assert_close(value, tensor, rtol=tolerance, atol=2 * tolerance, equal_nan=True)
+
+
+def test_tensors_of_several_names_are_stored_once():
+    tensor = torch.randn(100)
+    one, two = (packing.pack(dict.fromkeys(names, tensor), torch.float32, set(), {}) for names in ("a", "ab"))
+    assert len(one["data"]) == len(two["data"]) == 400
+    assert torch.equal(packing.unpack(two)[1]["b"], tensor)
+
+
+def test_half_written_files_are_never_seen(tmp_path, monkeypatch):
+    model, path = generated(), tmp_path / "net.csg"
+    save_compact(model, path)
+    before = path.read_bytes()
+
+    def fails(content, file):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(OSError, match="No space"):
+        save_compact(model, path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["net.csg"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"code_size": 9}, "8-4x4x3x3 of 2 raster layers, but the model has 3.generator.9-4x4x3x3"),
+        ({"layout": "flat"}, "of 2 raster layers, but the model has 3.generator.8-4x4x3x3 of 2 flat layers"),
+        ({"binary": True}, r"\(binary\)"),
+        ({"where": "^6"}, "but the model has 6.generator"),
+    ],
+)
+def test_models_of_other_generators_are_refused(tmp_path, options, told):
+    save_compact(generated(), tmp_path / "net.csg")
+    other = twin(**options)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(ValueError, match=told):
+        load_compact(other, tmp_path / "net.csg")
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+
+
+def test_models_of_other_layers_are_refused(tmp_path):
+    save_compact(generated(), tmp_path / "net.csg")
+    other = twin()
+    other[9] = nn.Linear(12, 7)
+    with pytest.raises(RuntimeError, match=r"9\.weight"):
+        load_compact(other, tmp_path / "net.csg")
+
+
+def test_files_that_are_damaged_or_something_else(tmp_path):
+    model, path = generated(), tmp_path / "net.csg"
+    save_compact(model, path)
+    content = torch.load(path, weights_only=True)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="damaged"):
+        load_compact(twin(), path)
+    torch.save(model.state_dict(), path)
+    with pytest.raises(ValueError, match="none of save_compact"):
+        load_compact(twin(), path)
+    for change, message in (
+        ({"data": content["data"][:-40]}, "damaged"),
+        ({"header": content["header"][:-9]}, "damaged"),
+        ({"csgconv": 2}, "has format 2, but this version of csgconv reads 1: update"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_compact(twin(), {**content, **change})
+    with pytest.raises(FileNotFoundError):
+        load_compact(twin(), tmp_path / "none.csg")
+
+
+def test_what_cannot_be_saved(tmp_path):
+    with pytest.raises(ValueError, match="dtype must be one of 'fp32', 'fp16', 'int8', but it is 'fp8'"):
+        save_compact(generated(), tmp_path / "net.csg", "fp8")
+    with pytest.raises(ValueError, match="no CSGConv2d"):
+        save_compact(net(), tmp_path / "net.csg")
+    with pytest.raises(TypeError, match="model must be an nn"):
+        save_compact({}, tmp_path / "net.csg")
+
+    class Extra(nn.Sequential):
+        def get_extra_state(self):
+            return {"more": 1}
+
+    with pytest.raises(TypeError, match="'_extra_state' is a dict"):
+        save_compact(Extra(*generated()), tmp_path / "net.csg")
+    assert not os.listdir(tmp_path)
