@@ -40,6 +40,12 @@ class Layer:
 
 
 LAYERS = {
+    "csgconv": (
+        "CSGConv2d(16, 16, 3, csgconv.SliceGenerator(8, (12, 12, 3, 3), layout='tile'))",
+        (1, 16, 5, 5),
+        ("crop",),
+        ("uncrop",),
+    ),
     "dwoconv1d": (
         "OrientedConv1d(8, 7)",
         (1, 8, 5, 5),

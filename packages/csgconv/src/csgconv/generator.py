@@ -96,6 +96,11 @@ class SliceGenerator(nn.Module):
         """Rows of `codes` that belong to layer `index`: the live ones, the dead ones."""
         return self._plan.ranges(index)
 
+    def place(self, index: int) -> tuple[list[int], tuple[int, ...]]:
+        """Layer `index` in a table of `csgconv.functional.crop` for the product of all codes; shape of its kernel."""
+        layer = self.layers[index]
+        return list(layer.entry(self._plan.first[index])), layer.shape
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draws the generator and all codes, as `init` says."""

@@ -105,7 +105,8 @@ class Layer:
     @property
     def contiguous(self) -> bool:
         """Whether the kernels are the first numbers of the slices as they lie."""
-        return self.span == self.numel
+        rows, columns = self.blocks
+        return self.span == self.numel and (rows == 1 or self.shape[1] <= columns)
 
     def entry(self, first_row: int) -> tuple[int, ...]:
         """The layer in a table, its slices from `first_row` on."""

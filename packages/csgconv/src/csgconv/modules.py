@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .functional import crop
 from .generator import SliceGenerator
 from .layouts import Layer
 
@@ -78,16 +79,21 @@ class CSGConv2d(nn.Module):
         return self.generator.kernel(self.index)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, I, H, W) -> (N, O, H', W')
+        if isinstance(x, torch.fx.Proxy):  # one node that reads the parameters, where a kernel would be a constant
+            generator = self.generator
+            sources = generator.codes, generator.weight, generator.bias
+            return generated_conv2d(x, *sources, self.bias, *generator.place(self.index), *self._options())
         weight = self.generator.kernel(self.index)
         if x.device != weight.device:
             raise RuntimeError(
                 f"x is on {x.device} but the generator is on {weight.device}: move the whole network, and use "
                 "DistributedDataParallel in place of DataParallel."
             )
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            x, padding = F.pad(x, self._margins, self.padding_mode), 0
-        return F.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return _conv2d(x, weight, self.bias, *self._options())
+
+    def _options(self) -> tuple[Any, ...]:
+        margins = None if self.padding_mode == "zeros" else self._margins
+        return self.stride, self.padding, self.dilation, self.groups, margins, self.padding_mode
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
@@ -95,6 +101,41 @@ class CSGConv2d(nn.Module):
         values = {name: getattr(self, name) for name in defaults}
         text += "".join(f", {name}={value!r}" for name, value in values.items() if value != defaults[name])
         return text if self.bias is not None else f"{text}, bias=False"
+
+
+def generated_conv2d(
+    x: Tensor,
+    codes: Tensor,
+    weight: Tensor,
+    generator_bias: Tensor | None,
+    bias: Tensor | None,
+    numbers: list[int],
+    shape: tuple[int, ...],
+    *options: Any,
+) -> Tensor:
+    """What a layer computes, where a network is traced symbolically; `numbers` are the layer in a table of `crop`."""
+    slices = F.linear(codes, weight, generator_bias)
+    return _conv2d(x, crop(slices, numbers).view(shape), bias, *options)
+
+
+def _conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: str | tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    margins: list[int] | None,
+    padding_mode: str,
+) -> Tensor:
+    """As `nn.Conv2d` convolves; `margins` where what is outside the image is not zero."""
+    if margins is not None:
+        x, padding = F.pad(x, margins, padding_mode), (0, 0)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+torch.fx.wrap("generated_conv2d")
 
 
 def generators(model: nn.Module) -> list[SliceGenerator]:

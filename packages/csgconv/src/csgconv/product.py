@@ -37,7 +37,7 @@ class Plan:
             "live": live,
             "rows": sum(layer.rows for layer in self.layers),
             "numbers": table(self.layers, first),
-            "dense": all(layer.numel == layer.span == layer.live * self.slice_size for layer in self.layers),
+            "dense": all(layer.contiguous and layer.numel == layer.live * self.slice_size for layer in self.layers),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)

@@ -1,0 +1,72 @@
+"""What cannot be made is refused, in one sentence; the functions' own are in the contract."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from csgconv import CSGConv2d, SliceGenerator, functional
+from csgconv.layouts import Layer
+from csgconv.modules import registered_generators
+
+
+def generator(**options) -> SliceGenerator:
+    return SliceGenerator(4, (4, 4, 3, 3), **options)
+
+
+CASES = {
+    "a code of nothing": (lambda: SliceGenerator(0, (4, 4, 3, 3)), ValueError, "code_size must be at least 1"),
+    "slices of rank 2": (lambda: SliceGenerator(4, (4, 4)), ValueError, "slice_shape must be four integers"),
+    "unknown layout": (lambda: generator(layout="rows"), ValueError, "layout must be one of raster, flat, tile"),
+    "unknown init": (lambda: generator(init="lstsq"), ValueError, "init must be one of he, reference, uniform"),
+    "no generator": (lambda: CSGConv2d(4, 4, 3, nn.Linear(1, 1)), TypeError, "generator must be a SliceGenerator.*Lin"),
+    "another kernel size": (
+        lambda: CSGConv2d(4, 4, 1, generator()),
+        ValueError,
+        '3 x 3, but kernel_size is 1 x 1: .*"fl',
+    ),
+    "groups": (lambda: CSGConv2d(4, 4, 3, generator(), groups=2), ValueError, 'groups=2: layout="flat" makes any'),
+    "channels that no group divides": (
+        lambda: CSGConv2d(3, 4, 3, generator(layout="flat"), groups=2),
+        ValueError,
+        "in_channels must be divisible by groups",
+    ),
+    "unknown padding mode": (lambda: CSGConv2d(4, 4, 3, generator(), padding_mode="same"), ValueError, "padding_mode"),
+    "other slices": (lambda: generator().add(Layer((4, 4, 1, 1), (2, 2, 1, 1))), ValueError, "slices of shape"),
+    "kernels that do not fill the layers": (
+        lambda: functional.uncrop(torch.zeros(3), [0, 2, 1, 1, 1, 1], 2, 2),
+        ValueError,
+        "kernels has 3 elements, but those of layers are 2",
+    ),
+    "rows no number": (lambda: functional.uncrop(torch.zeros(2), [], 2.0, 2), TypeError, "rows must be an integer"),
+    "x elsewhere": (
+        lambda: CSGConv2d(4, 4, 3, generator())(torch.zeros(1, 4, 5, 5, device="meta")),
+        RuntimeError,
+        "x is on meta but the generator is on cpu: .*DistributedDataParallel",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused_in_one_sentence(case):
+    call, error, says = CASES[case]
+    with pytest.raises(error, match=says) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_refused_layer_leaves_no_codes():
+    shared = generator()
+    with pytest.raises(ValueError, match="kernel_size"):
+        CSGConv2d(4, 4, 5, shared)
+    assert len(shared.layers) == len(shared.codes) == 0
+    assert "generator.codes" in CSGConv2d(4, 4, 3, shared).state_dict()
+
+
+def test_a_model_without_the_first_layer_does_not_hold_the_generator():
+    shared = generator()
+    first, second = CSGConv2d(4, 4, 3, shared), CSGConv2d(4, 4, 3, shared)
+    assert registered_generators(nn.Sequential(first, second)) == [shared]
+    with pytest.raises(ValueError, match="The generator of 0 belongs to no layer of this model"):
+        registered_generators(nn.Sequential(second))

@@ -1,0 +1,190 @@
+"""`CSGConv2d`: a convolution as torch's, in networks that are copied, stored, averaged and taken apart."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from csgconv import CSGConv2d, SliceGenerator, generators
+
+
+def network(**options) -> nn.Sequential:
+    generator = SliceGenerator(6, (4, 4, 3, 3), **options)
+    layers = [CSGConv2d(3, 8, 3, generator), CSGConv2d(8, 8, 3, generator, padding=1), CSGConv2d(8, 4, 3, generator)]
+    return nn.Sequential(layers[0], nn.BatchNorm2d(8), layers[1], nn.ReLU(), layers[2])
+
+
+OPTIONS = {
+    "plain": {},
+    "strided": {"stride": (2, 1), "padding": (1, 0)},
+    "dilated": {"dilation": 2, "padding": "same"},
+    "valid": {"padding": "valid", "bias": False},
+    "reflect": {"padding": (2, 1), "padding_mode": "reflect"},
+    "circular same": {"padding": "same", "padding_mode": "circular"},
+    "grouped": {"groups": 2, "layout": "flat"},
+    "depthwise": {"groups": 4, "layout": "flat", "kernel_size": (5, 3)},
+    "tile": {"layout": "tile"},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_computes_what_conv2d_does(name):
+    options = dict(OPTIONS[name])
+    layout, size = options.pop("layout", None), options.pop("kernel_size", 3)
+    layer = CSGConv2d(
+        4, 8, size, SliceGenerator(6, (4, 4, 3, 3)), **options, layout=layout, dtype=torch.float64
+    ).double()
+    plain = nn.Conv2d(4, 8, size, **options, dtype=torch.float64)
+    with torch.no_grad():
+        plain.weight.copy_(layer.weight)
+        if layer.bias is not None:
+            plain.bias.copy_(nn.init.normal_(layer.bias))
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    assert torch.equal(layer(x), plain(x))
+    for attribute in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+        assert getattr(layer, attribute) == getattr(plain, attribute)
+
+
+def test_one_name_for_everything_in_the_state_dict():
+    net = network(bias=True)
+    names = [name for name in net.state_dict() if "generator" in name]
+    assert names == ["0.generator.weight", "0.generator.codes", "0.generator.bias"]
+    assert len(list(net.parameters())) == 3 + 3 + 2
+    assert generators(net) == [net[0].generator] == generators(net[2:])
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle", "save"])
+def test_copies_after_a_training_step_share_as_the_network_does(way):
+    net, x = network(), torch.randn(2, 3, 9, 9)
+    net(x).sum().backward()
+    wanted = net.eval()(x)
+    net.train()(x)
+    if way == "deepcopy":
+        other = copy.deepcopy(net)
+    elif way == "pickle":
+        other = pickle.loads(pickle.dumps(net))
+    else:
+        file = io.BytesIO()
+        torch.save(net, file)
+        assert len(file.getvalue()) < 60_000
+        file.seek(0)
+        other = torch.load(file, weights_only=False)
+    assert other[0].generator is other[4].generator is not net[0].generator
+    net.eval()
+    other.load_state_dict(net.state_dict())
+    wanted = net(x)
+    assert torch.equal(other.eval()(x), wanted)
+    with torch.no_grad():
+        other[4].generator.codes.zero_()
+    assert torch.equal(net(x), wanted) and not torch.equal(other(x), wanted)
+
+
+def test_averages_follow_the_parameters():
+    from timm.utils import ModelEmaV3
+
+    net, x = network(), torch.randn(2, 3, 9, 9)
+    averages = [ModelEmaV3(net, decay=0.5), AveragedModel(net, avg_fn=lambda old, new, count: (old + new) / 2)]
+    averages[1].update_parameters(net)  # the first time it copies
+    codes = net[0].generator.codes.detach().clone()
+    with torch.no_grad():
+        net(x)
+        net[0].generator.codes.add_(1)
+        for average in averages:
+            average.module.eval()(x)
+    averages[0].update(net)
+    averages[1].update_parameters(net)
+    for average in averages:
+        generator = average.module[4].generator
+        torch.testing.assert_close(generator.codes, codes + 0.5)
+        with torch.no_grad():
+            kernel = kernel_anew(generator, 2)
+        torch.testing.assert_close(average.module[4].weight, kernel)
+
+
+def kernel_anew(generator: SliceGenerator, index: int) -> torch.Tensor:
+    """Without what is kept."""
+    other = copy.deepcopy(generator)
+    return other.kernel(index)
+
+
+def test_functional_call_and_torch_func_see_other_parameters():
+    net, x = network().eval(), torch.randn(2, 3, 9, 9)
+    others = {name: torch.randn_like(value) / 4 for name, value in net.named_parameters()}
+    changed = copy.deepcopy(net)
+    with torch.no_grad():
+        for name, parameter in changed.named_parameters():
+            parameter.copy_(others[name])
+    before = net(x)
+    torch.testing.assert_close(torch.func.functional_call(net, others, (x,)), changed(x))
+    grads = torch.func.grad(lambda p: torch.func.functional_call(net, p, (x,)).square().mean())(others)
+    wanted = torch.autograd.grad(changed(x).square().mean(), list(changed.parameters()))
+    for name, grad in zip(grads, wanted):
+        torch.testing.assert_close(grads[name], grad, rtol=1e-4, atol=1e-4)
+    assert torch.equal(net(x), before)
+
+
+def test_parametrized_codes_make_other_kernels():
+    net = network()
+
+    class Half(nn.Module):
+        def forward(self, codes):
+            return codes / 2
+
+    wanted = net[4].weight / 2
+    nn.utils.parametrize.register_parametrization(net[0].generator, "codes", Half())
+    torch.testing.assert_close(net[4].weight, wanted)
+    net(torch.randn(2, 3, 9, 9)).sum().backward()
+    assert net[0].generator.parametrizations.codes.original.grad.abs().sum() > 0
+
+
+def test_frozen_generator_leaves_codes_to_learn():
+    net = network()
+    net[0].generator.weight.requires_grad_(False)
+    net(torch.randn(2, 3, 9, 9)).square().sum().backward()
+    assert net[0].generator.weight.grad is None
+    assert all(net[0].generator.codes.grad[live].any(1).all() for live, _ in map(net[0].generator.rows, range(3)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_every_dtype(dtype):
+    net, x = network().to(dtype).eval(), torch.randn(1, 3, 9, 9, dtype=dtype)
+    out = net(x)
+    out.sum().backward()
+    assert out.dtype == net[0].generator.codes.grad.dtype == dtype
+
+
+def test_autocast_makes_low_kernels_of_float32_masters():
+    net, x = network(), torch.randn(2, 3, 9, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, kernel = net(x), net[4].weight
+        with torch.no_grad():
+            assert net[4].weight.dtype == torch.bfloat16
+    out.float().sum().backward()
+    generator = net[0].generator
+    assert kernel.dtype == torch.bfloat16 and generator.codes.grad.dtype == torch.float32
+    low = F.linear(generator.codes.bfloat16(), generator.weight.bfloat16())
+    assert torch.equal(kernel.flatten(), low[generator.rows(2)[0].start :].flatten()[: kernel.numel()])
+    with torch.no_grad():
+        assert net[4].weight.dtype == torch.float32
+
+
+def test_says_what_it_is():
+    layer = CSGConv2d(4, 8, 3, SliceGenerator(6, (4, 4, 3, 3)), padding=1, layout="tile", bias=False)
+    assert layer.extra_repr() == "4, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), layout='tile', bias=False"
+
+
+def test_symbolic_trace_takes_the_parameters():
+    net, x = network().eval(), torch.randn(2, 3, 9, 9)
+    traced = torch.fx.symbolic_trace(net)
+    with torch.no_grad():
+        traced.get_parameter("0.generator.codes").mul_(2)
+    torch.testing.assert_close(traced(x), net(x))
+    traced(x).sum().backward()
+    assert net[0].generator.codes.grad is not None
