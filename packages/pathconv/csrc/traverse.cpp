@@ -62,8 +62,8 @@ Tensor traverse_adjoint(const Tensor& grad, const Tensor& index, const Tensor& i
   const auto params = make_params(grad, grad.size(1) / index.size(0), height, width, index, 0);
   Tensor x = empty_image(grad, grad.size(0), params.channels, height, width, channels_last);
   const Tensor source = readable(grad);
-  adjoint(params, source.const_data_ptr(), sequence_strides(source), numbers(inverse, "inverse"), x.mutable_data_ptr(),
-          image_strides(x), place());
+  adjoint(params, source.const_data_ptr(), sequence_strides(source), numbers(index, "index"),
+          numbers(inverse, "inverse"), x.mutable_data_ptr(), image_strides(x), place());
   return x;
 }
 

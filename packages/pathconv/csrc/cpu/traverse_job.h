@@ -54,12 +54,12 @@ struct PixelSum {
   int64_t paths, length, channels;
   void* out;     // (length, channels)
   int64_t next;  // bytes from these positions to those of a later task
-  // The inverse in another order, by squares of kTile x kTile pixels, and kTilesAhead more; or null. A hint.
-  const uint16_t* tiles = nullptr;
-  int64_t width = 0;
-  bool stream = false;  // past the cache, with tiles
+  // Slots of kSlot bytes, one per pixel and all zero, to which `index`, (P, length), scatters what is read; or null.
+  void* slots = nullptr;
+  const int32_t* index = nullptr;
+  bool stream = false;  // past the cache, from slots
 };
-constexpr int64_t kTile = 16, kTilesAhead = 128;
+constexpr int64_t kTile = 16, kSlot = 16, kScatterAhead = 2048;  // pixels; bytes; bytes
 
 // Accumulators, (P * C + 1, block) rows of numbers: pixels along the paths, widened, and a last row of ones.
 struct Columns {

@@ -7,23 +7,15 @@
 namespace pathconv::traversal {
 namespace {
 
-constexpr int64_t kLargeSample = 1 << 19;  // bytes of which two are too many for the cache
-constexpr int64_t kTiledBatch = 8;         // samples that are worth another order of the tables
+constexpr int64_t kLargeSample = 1 << 19;     // bytes of which two are too many for the cache
+constexpr int64_t kScatteredBatch = 4;        // samples that are worth slots for the pixels of one
+constexpr int64_t kScatteredBytes = 1 << 20;  // of a result that goes past the cache: images want no gradient at once
 
-// The inverse as PixelSum::tiles, or nothing where that gains nothing.
-std::vector<uint16_t> tiles_of(const Params& a, const int32_t* inverse) {
-  const int64_t length = a.length();
-  std::vector<uint16_t> tiles;
-  if (a.batch < kTiledBatch || length > 1 << 16) return tiles;
-  tiles.resize(a.paths * length + kTilesAhead);
-  uint16_t* out = tiles.data();
-  for (int64_t p = 0; p < a.paths; ++p, inverse += length)
-    for (int64_t top = 0; top < a.height; top += kTile)
-      for (int64_t left = 0; left < a.width; left += kTile)
-        for (int64_t row = top; row < std::min(top + kTile, a.height); ++row)
-          for (int64_t column = left; column < std::min(left + kTile, a.width); ++column)
-            *out++ = static_cast<uint16_t>(inverse[row * a.width + column]);
-  return tiles;
+// Whether sums are scattered into slots: by shapes alone, so that no number of threads decides in which order they add.
+bool scatters(const Params& a, SequenceStrides gs) {
+  const int64_t bytes = a.channels * bytes_of(a.dtype);
+  const bool apart = gs.l >= a.paths * a.channels;  // not so where a gradient is one number, expanded
+  return a.batch >= kScatteredBatch && is_accumulator(a.dtype) && bytes >= 8 && bytes <= kSlot && apart;
 }
 
 // The sequence has its positions side by side: one plane per task.
@@ -102,24 +94,22 @@ void sum_planes(const Params& a, const void* grad, SequenceStrides gs, const int
   });
 }
 
-void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int32_t* inverse, void* x, ImageStrides xs,
-                Place place) {
-  const int64_t length = a.length();
-  const bool direct = dense_pixels(a, xs);
-  const int64_t bytes = length * a.channels * bytes_of(a.dtype);
-  const bool large = a.paths * bytes >= kLargeSample;
-  const std::vector<uint16_t> tiles = large ? tiles_of(a, inverse) : std::vector<uint16_t>();
-  const bool stream = direct && streams(x, a.width * a.channels * bytes_of(a.dtype), a.batch * bytes);
+void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int32_t* index, const int32_t* inverse,
+                void* x, ImageStrides xs, Place place) {
+  const int64_t length = a.length(), bytes = length * a.channels * bytes_of(a.dtype);
+  const bool direct = dense_pixels(a, xs), scattered = scatters(a, gs);
+  const bool stream = direct && streams(x, bytes, a.batch * bytes, kScatteredBytes);
   run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> sums;
     if (!direct) sums = std::make_unique<Scratch>(bytes);
+    const Scratch slots(scattered ? length * kSlot : 0);
     for (int64_t n = begin; n < end; ++n) {
       void* out = at(x, n * xs.n, a.dtype);
+      const int64_t next = n + 1 < end && a.paths * bytes < kLargeSample ? gs.n * bytes_of(a.dtype) : 0;
       place.level.sum_pixels(
           a.dtype, a.dtype,
           {at(grad, n * gs.n, a.dtype), gs.l, a.channels * gs.c, inverse, a.paths, length, a.channels,
-           direct ? out : sums->data(), n + 1 < end && !large ? gs.n * bytes_of(a.dtype) : 0,
-           tiles.empty() ? nullptr : tiles.data(), a.width, stream});
+           direct ? out : sums->data(), next, scattered ? slots.data() : nullptr, index, stream});
       if (!direct) copy_image(a, sums->data(), pixels_of(a), out, xs, a.channels);
     }
   });
@@ -141,10 +131,11 @@ void gather(const Params& a, const void* x, ImageStrides xs, const int32_t* inde
   (ys.l == 1 ? gather_planes : gather_pixels)(a, x, xs, index, y, ys, place);
 }
 
-void adjoint(const Params& a, const void* grad, SequenceStrides gs, const int32_t* inverse, void* x, ImageStrides xs,
-             Place place) {
+void adjoint(const Params& a, const void* grad, SequenceStrides gs, const int32_t* index, const int32_t* inverse,
+             void* x, ImageStrides xs, Place place) {
   if (a.batch * a.channels * a.length() == 0) return;
-  (gs.l == 1 ? sum_planes : sum_pixels)(a, grad, gs, inverse, x, xs, place);
+  if (gs.l == 1) return sum_planes(a, grad, gs, inverse, x, xs, place);
+  sum_pixels(a, grad, gs, index, inverse, x, xs, place);
 }
 
 }  // namespace pathconv::traversal

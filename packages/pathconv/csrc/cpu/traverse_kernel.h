@@ -32,7 +32,8 @@ const Level& level_for(leanconv::Isa);
 // Images may have any strides. Results are dense, with channels first or last; sequences given have stride 1 along
 // either. Tables hold numbers in [0, H * W). Results do not depend on the number of threads.
 void gather(const Params&, const void* x, ImageStrides, const int32_t* index, void* y, SequenceStrides, Place);
-void adjoint(const Params&, const void* grad, SequenceStrides, const int32_t* inverse, void* x, ImageStrides, Place);
+void adjoint(const Params&, const void* grad, SequenceStrides, const int32_t* index, const int32_t* inverse, void* x,
+             ImageStrides, Place);
 
 // y[n, o, l] = bias[o] + sum_{p, c} weight[o, p * C + c] * x[n, c, index[p, l]]; bias may be null.
 void conv(const Params&, const void* x, ImageStrides, const int32_t* index, const void* weight, const void* bias,

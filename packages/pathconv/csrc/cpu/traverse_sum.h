@@ -70,8 +70,7 @@ struct PiecesSum {
       : positions(static_cast<const A*>(job.positions)), length(job.length), paths(P > 0 ? P : job.paths),
         channels(C > 0 ? C : job.channels), position(P * C > 0 ? P * C : job.position), path(C > 0 ? C : job.path) {}
 
-  template <class Index>
-  inline void sum(const Index* places, int64_t first, A* out) const {
+  inline void sum(const int32_t* places, int64_t first, A* out) const {
     Piece sum = {};
 #pragma GCC unroll 4
     for (int64_t p = 0; p < paths; ++p) {
@@ -89,14 +88,14 @@ struct PiecesSum {
   }
 
   // The sums of some pixels, where `ask(i)` asks for something that is read later; `out` is writable beyond by a piece.
-  template <class Index, class Ask>
-  inline void pixel(const Index* places, int64_t i, A* out, const Ask& ask) const {
+  template <class Ask>
+  inline void pixel(const int32_t* places, int64_t i, A* out, const Ask& ask) const {
     ask(i);
     sum(places + i, 0, out + i * channels);
     if constexpr (!whole) sum(places + i, tail, out + i * channels + tail);
   }
-  template <class Index, class Ask>
-  inline void pixels(const Index* places, int64_t count, A* out, const Ask& ask) const {
+  template <class Ask>
+  inline void pixels(const int32_t* places, int64_t count, A* out, const Ask& ask) const {
     if (P * C > 0 && count == kTile) {
 #pragma GCC unroll 16
       for (int64_t i = 0; i < kTile; ++i) pixel(places, i, out, ask);
@@ -106,7 +105,7 @@ struct PiecesSum {
   }
 };
 
-// Samples that stay in the cache: while one is read, the one `job.next` bytes further on is asked for.
+// While one sample is read, the one `job.next` bytes further on is asked for.
 template <int P, int C, class A, int B, bool whole>
 void sum_pieces(const PixelSum& job) {
   const PiecesSum<P, C, A, B, whole> part(job);
@@ -122,42 +121,50 @@ void sum_pieces(const PixelSum& job) {
   __builtin_memcpy(out, lines, (length - q) * channels * sizeof(A));
 }
 
-// Samples that do not: squares of pixels, which are near each other along most paths, one after the other, and of the
-// positions those that are read so many pixels later are asked for.
-template <int P, int C, class A, int B, bool whole>
-void sum_tiled_pieces(const PixelSum& job) {
-  const PiecesSum<P, C, A, B, whole> part(job);
-  A lines[(kTile + 1) * 2 * B / sizeof(A)] __attribute__((aligned(64)));
-  const int64_t length = part.length, paths = part.paths, channels = part.channels, width = job.width;
-  const int64_t height = length / width, position = part.position, path = part.path;
-  const A* const positions = part.positions;
-  const uint16_t* places = job.tiles;
-  const auto ask = [&](int64_t i) ALWAYS_INLINE {
+// The other way round: positions in their order, as memory likes them best, each part added to the slot of its pixel.
+// Along a path neighbours follow each other, so slots are in the cache. At the end they are written out, and are zero.
+template <int P, int C, class A, int B>
+void scatter_pieces(const PixelSum& job) {
+  typedef A Piece __attribute__((vector_size(B)));
+  const int64_t length = job.length, paths = P > 0 ? P : job.paths, channels = C > 0 ? C : job.channels;
+  const int64_t position = P * C > 0 ? P * C : job.position, path = C > 0 ? C : job.path;
+  const A* row = static_cast<const A*>(job.positions);
+  Piece* const slots = static_cast<Piece*>(job.slots);
+  const int32_t* index = job.index;
+  for (int64_t l = 0; l + 1 < length; ++l, row += position, ++index) {
+    __builtin_prefetch(reinterpret_cast<const char*>(row) + kScatterAhead, 0, 3);
 #pragma GCC unroll 4
-    for (int64_t p = 0; p < paths; ++p)
-      __builtin_prefetch(positions + places[p * length + i + kTilesAhead] * position + p * path, 0, 2);
-  };
-  for (int64_t top = 0; top < height; top += kTile) {
-    for (int64_t left = 0; left < width; left += kTile) {
-      const int64_t columns = width - left < kTile ? width - left : kTile;
-      for (int64_t row = top; row < top + kTile && row < height; ++row, places += columns) {
-        part.pixels(places, columns, lines, ask);
-        A* out = static_cast<A*>(job.out) + (row * width + left) * channels;
-        if (job.stream) {
-          stream_lines(reinterpret_cast<const char*>(lines), reinterpret_cast<char*>(out),
-                       columns * channels * sizeof(A));
-        } else {
-          __builtin_memcpy(out, lines, columns * channels * sizeof(A));
-        }
-      }
+    for (int64_t p = 0; p < paths; ++p) {
+      Piece part;  // and what follows it, into numbers of the slot that nobody reads
+      __builtin_memcpy(&part, row + p * path, B);
+      slots[index[p * length]] += part;
+    }
+  }
+  for (int64_t p = 0; p < paths; ++p) {  // nothing may follow the last
+    Piece part = {};
+    copy_exactly(reinterpret_cast<const char*>(row + p * path), reinterpret_cast<char*>(&part), channels * sizeof(A));
+    slots[index[p * length]] += part;
+  }
+  A lines[(kTile + 1) * B / sizeof(A)] __attribute__((aligned(64)));
+  A* out = static_cast<A*>(job.out);
+  for (int64_t q = 0; q < length; q += kTile, out += kTile * channels) {
+    const int64_t count = length - q < kTile ? length - q : kTile;
+    for (int64_t i = 0; i < count; ++i) {
+      __builtin_memcpy(lines + i * channels, slots + q + i, B);
+      slots[q + i] = Piece{};
+    }
+    if (job.stream) {
+      stream_lines(reinterpret_cast<const char*>(lines), reinterpret_cast<char*>(out), count * channels * sizeof(A));
+    } else {
+      __builtin_memcpy(out, lines, count * channels * sizeof(A));
     }
   }
   if (job.stream) finish_streaming();
 }
 
-template <int P, int C, class A, int B, bool whole>
-void sum_by_pieces(const PixelSum& job) {
-  job.tiles != nullptr ? sum_tiled_pieces<P, C, A, B, whole>(job) : sum_pieces<P, C, A, B, whole>(job);
+template <int P, int C, class A, int B>
+void sum_or_scatter(const PixelSum& job) {
+  job.slots != nullptr ? scatter_pieces<P, C, A, B>(job) : sum_pieces<P, C, A, B, true>(job);
 }
 
 template <class T, class O>
@@ -188,12 +195,12 @@ void sum_pixels_of(const PixelSum& job) {
   const int64_t bytes = job.channels * sizeof(T);
   if (job.channels >= kLanes<A>) return sum_large_pixels<T, O>(job);
   if constexpr (__is_same(T, O) && __is_same(T, A)) {
-    if (bytes >= 32) return sum_by_pieces<0, 0, A, 32, false>(job);
-    if (bytes > 16) return sum_by_pieces<0, 0, A, 16, false>(job);
+    if (bytes >= 32) return sum_pieces<0, 0, A, 32, false>(job);
+    if (bytes > 16) return sum_pieces<0, 0, A, 16, false>(job);
     const bool rgb = job.channels == 3 && job.paths == 3 && job.position == 9 && job.path == 3;
-    if (sizeof(A) == 4 && rgb) return sum_by_pieces<3, 3, A, 16, true>(job);
+    if (sizeof(A) == 4 && rgb) return sum_or_scatter<3, 3, A, 16>(job);
     const bool apart = job.position >= job.paths * job.channels;  // not so where a gradient is one number, expanded
-    if (bytes >= 8 && apart) return sum_by_pieces<0, 0, A, 16, true>(job);
+    if (bytes >= 8 && apart) return sum_or_scatter<0, 0, A, 16>(job);
   }
   if (bytes < 4) return sum_small_pixels_by<TwoPieces<2>, T, O>(job);
   if (bytes < 8) return sum_small_pixels_by<TwoPieces<4>, T, O>(job);
