@@ -113,7 +113,7 @@ def _owners(model: nn.Module) -> dict[str, SliceGenerator]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, but it is a {type(model).__name__}.")
     found = registered_generators(model)
-    if not found:
+    if not any(isinstance(module, CSGConv2d) for module in model.modules()):
         raise ValueError("model has no CSGConv2d, and so no codes: save its state dict as usual.")
     names = {module: f"{name}." if name else "" for name, module in model.named_modules()}
     return {names[generator]: generator for generator in found}

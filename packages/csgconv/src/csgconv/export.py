@@ -39,12 +39,12 @@ def export(model: nn.Module, inplace: bool = False) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, but it is a {type(model).__name__}.")
-    if not registered_generators(model):
+    registered_generators(model)
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, CSGConv2d)]
+    if not layers:
         raise ValueError("model has no CSGConv2d: there is nothing to export.")
-    for name, layer in model.named_modules():
-        if isinstance(layer, CSGConv2d) and any(
-            (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-        ):
+    for name, layer in layers:
+        if any((layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)):
             raise ValueError(f"{name or 'the layer'} has hooks, which would be lost: remove them first.")
 
     def policy(name: str, layer: nn.Module) -> Callable[[], Swap] | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import functional
 from .generator import SliceGenerator
+from .layouts import table
 from .least_squares import factorise
 
 
@@ -40,13 +41,15 @@ def fit_kernels_(generator: SliceGenerator, kernels: Sequence[Tensor]) -> list[f
     shapes, wanted = [tuple(kernel.shape) for kernel in kernels], [layer.shape for layer in generator.layers]
     if shapes != wanted:
         raise ValueError(f"kernels must have shapes {wanted}, but they have {shapes}.")
-    plan, live = generator._plan, [layer.live for layer in generator.layers]
+    rows = [generator.rows(index)[0] for index in range(len(generator.layers))]
+    live, size = rows[-1].stop, generator.weight.shape[0]
+    numbers = table(generator.layers, [own.start for own in rows])
     scales = torch.stack([kernel.double().square().mean().sqrt() for kernel in kernels])
     scales = torch.where(scales > 0, scales, 1)
     flat = torch.cat([(kernel.double() / scale).flatten() for kernel, scale in zip(kernels, scales)])
-    slices = functional.uncrop(flat, plan.numbers, plan.live, plan.slice_size)
-    shown = functional.uncrop(torch.ones_like(flat), plan.numbers, plan.live, plan.slice_size) > 0
-    by_row = scales.repeat_interleave(torch.tensor(live, device=scales.device))
+    slices = functional.uncrop(flat, numbers, live, size)
+    shown = functional.uncrop(torch.ones_like(flat), numbers, live, size) > 0
+    by_row = scales.repeat_interleave(torch.tensor([len(own) for own in rows], device=scales.device))
     found = factorise(
         slices,
         shown,
@@ -55,7 +58,7 @@ def fit_kernels_(generator: SliceGenerator, kernels: Sequence[Tensor]) -> list[f
         weight=generator.weight if generator.binary else None,
     )
     generator.codes.zero_()
-    generator.codes[: plan.live] = (found.codes * by_row[:, None]).to(generator.codes.dtype)
+    generator.codes[:live] = (found.codes * by_row[:, None]).to(generator.codes.dtype)
     if not generator.binary:
         generator.weight.copy_(found.weight)
     if generator.bias is not None:

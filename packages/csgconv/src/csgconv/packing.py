@@ -66,7 +66,8 @@ def pack(tensors: Mapping[str, Tensor], dtype: torch.dtype, rows: Set[str], abou
     parts, end = [torch.empty(0, dtype=torch.uint8)], 0
     known: dict[object, list[Any]] = {}
     for name, tensor in tensors.items():
-        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else name
+        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        key = place if tensor.numel() else name
         if key not in known:
             used, data = encode(tensor, dtype, name in rows)
             known[key] = [list(tensor.shape), _name(tensor.dtype), used, end, end + len(data)]
