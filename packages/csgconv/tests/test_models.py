@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -12,7 +10,7 @@ timm = pytest.importorskip("timm")
 
 from small_networks import CLASSIFIERS, NETWORKS, STAGED, build, close, images, output, small  # noqa: E402
 
-from csgconv import CSGConv2d, SliceGenerator, generators  # noqa: E402
+from csgconv import CSGConv2d, generators  # noqa: E402
 from leanconv.testing.models import assert_checkpointing_changes_nothing, layer_decay  # noqa: E402
 
 LARGE, MIXED = {"code_size": 128, "slice_shape": (16, 16, 3, 3)}, {"code_size": 72, "slice_shape": (16, 16, 3, 3)}
@@ -123,18 +121,6 @@ def test_starts_are_those_of_the_authors():
     for layer in layers(timm.create_model("csg_resnet20")):  # He's, unless told otherwise
         wanted = (2 / (9 * layer.out_channels)) ** 0.5
         assert 0.6 * wanted < layer.weight.std() < 1.5 * wanted
-
-
-def test_frozen_and_reused_generators(tmp_path):
-    frozen = build("resnet", frozen=True)
-    names = {name for name, parameter in frozen.named_parameters() if not parameter.requires_grad}
-    assert names == {"stages.0.0.conv1.generator.weight"}
-    torch.save(frozen.state_dict(), tmp_path / "resnet.pt")
-    deeper = build("resnet", generator=tmp_path / "resnet.pt", layers=(2, 2, 2))
-    (mine,), (theirs,) = generators(deeper), generators(frozen)
-    assert torch.equal(mine.weight, theirs.weight) and not mine.weight.requires_grad and mine.codes.requires_grad
-    with pytest.raises(ValueError, match="generated=False makes a network without a generator"):
-        build("resnet", generated=False, frozen=True)
 
 
 # timm's interface.
@@ -296,16 +282,3 @@ def test_stochastic_depth_and_dropout(kind):
 def test_arguments_that_do_not_fit(kind, bad, says):
     with pytest.raises(ValueError, match=says):
         build(kind, device="meta", **bad)
-
-
-def test_segmentation_takes_the_backbone_of_a_classifier():
-    sizes = {"layers": (1, 1, 2, 4), "channels": (8, 8, 16, 24)}
-    trained, model = build("bottleneck", **sizes).eval(), build("deeplab", **sizes).eval()
-    state = {name: value for name, value in trained.state_dict().items() if not name.startswith("fc.")}
-    model.backbone.load_state_dict(state)
-    x = images()
-    late = model.backbone(x)["low"]
-    assert torch.equal(late, trained.layer1(trained.maxpool(trained.act1(trained.bn1(trained.conv1(x))))))
-    one, two = build("deeplab", generators=1), build("deeplab")
-    assert len(generators(one)) == 1 and len(generators(two)) == 2
-    assert {type(generator) for generator in generators(copy.deepcopy(two))} == {SliceGenerator}

@@ -22,7 +22,8 @@ def generated(conv: nn.Conv2d, generator: SliceGenerator | None) -> nn.Module:
     options: dict[str, Any] = {"device": conv.weight.device, "dtype": conv.weight.dtype, "bias": conv.bias is not None}
     for name in ("stride", "padding", "dilation", "groups", "padding_mode"):
         options[name] = getattr(conv, name)
-    return CSGConv2d(conv.in_channels, conv.out_channels, conv.kernel_size, generator, **options)
+    height, width = conv.kernel_size
+    return CSGConv2d(conv.in_channels, conv.out_channels, (height, width), generator, **options)
 
 
 def generate_all(model: nn.Module, generator: SliceGenerator | None, *, first_only: bool = False) -> None:
@@ -30,13 +31,10 @@ def generate_all(model: nn.Module, generator: SliceGenerator | None, *, first_on
 
     Those are both of a basic block, or the first alone; and the middle one of a bottleneck.
     """
+    names = {Bottleneck: ("conv2",), BasicBlock: ("conv1",) if first_only else ("conv1", "conv2")}
     for block in list(model.modules()):
-        if isinstance(block, Bottleneck):
-            block.conv2 = generated(block.conv2, generator)
-        elif isinstance(block, BasicBlock):
-            block.conv1 = generated(block.conv1, generator)
-            if not first_only:
-                block.conv2 = generated(block.conv2, generator)
+        for name in names.get(type(block), ()):
+            setattr(block, name, generated(getattr(block, name), generator))
 
 
 class PadShortcut(nn.Module):

@@ -105,7 +105,7 @@ def deeplab(
         other = _like(generator) if generator is not None and generators == 2 else generator
         for conv in aspp.convs:
             if isinstance(conv, ASPPConv):
-                conv[0] = generated(conv[0], other)  # type: ignore[arg-type]
+                conv[0] = generated(conv[0], other)
         model: nn.Module
         if decoder:
             backbone = IntermediateLayerGetter(body, {"layer1": "low", "layer4": "out"})

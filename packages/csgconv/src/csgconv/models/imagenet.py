@@ -43,7 +43,8 @@ def resnet(
         raise ValueError(f"stem must be 'imagenet' or 'lowres', got {stem!r}")
     model: Any = ResNet(**{"zero_init_last": False, **kwargs})
     if stem == "lowres":
-        old, place = model.conv1, {key: kwargs.get(key) for key in ("device", "dtype")}
+        old = model.conv1
+        place: dict[str, Any] = {key: kwargs.get(key) for key in ("device", "dtype")}
         model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False, **place)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
