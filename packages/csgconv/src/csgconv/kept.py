@@ -43,7 +43,8 @@ class KernelSet:
                 self.kernels = kernels(plan, sources, dtype)
                 if sources[0].is_cpu:
                     self.values = [None if t is None else t.detach().clone() for t in sources]
-        self._made = self.kernels[0]._version
+        self._written = [self.kernels[group.layers[0]] for group in plan.groups]  # one of each tensor
+        self._made = [kernel._version for kernel in self._written]
 
     def fits(self, sources: Sources, dtype: torch.dtype) -> bool:
         """Whether the same tensors, unchanged as far as torch knows, would make the same kernels."""
@@ -54,7 +55,7 @@ class KernelSet:
             and mine[2] is sources[2]
             and self.dtype == dtype
             and self.versions == versions(sources)
-            and self.kernels[0]._version == self._made
+            and [kernel._version for kernel in self._written] == self._made
         )
 
     def in_step(self, index: int) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from functools import reduce
+from itertools import accumulate, groupby
+from math import prod
 from typing import Any
 
 import torch
@@ -14,8 +16,49 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .functional import cropped
-from .layouts import ENTRIES, Layer, table
+from .layouts import Layer, table
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers, one after another, that need the same part of every slice, so that one product makes their kernels.
+
+    Where a slice holds whole rows of filter planes of which `raster` drops the last few, as in the authors' ResNets
+    with slices of 12 x 12, the product leaves these out: what it makes are kernels as they lie, and nothing is copied.
+
+    Args:
+        layers: their numbers.
+        rows: of the codes.
+        kept, padded: of every `padded` numbers of a slice the first `kept` are made; all where both are 1.
+        copied: kernels do not lie in one piece even so.
+    """
+
+    layers: range
+    rows: range
+    kept: int
+    padded: int
+    copied: bool
+
+    def part(self, t: Tensor) -> Tensor:  # (P, ...) -> (P / padded * kept, ...)
+        """What the layers need of W, or of a bias."""
+        return t if self.kept == self.padded else t.unflatten(0, (-1, self.padded))[:, : self.kept].flatten(0, 1)
+
+    def spread(self, t: Tensor) -> Tensor:  # (P / padded * kept, ...) -> (P, ...)
+        """The adjoint of `part`."""
+        if self.kept == self.padded:
+            return t
+        t = t.unflatten(0, (-1, self.kept))
+        return F.pad(t, (0, 0) * (t.dim() - 2) + (0, self.padded - self.kept)).flatten(0, 1)
+
+
+def _need(layer: Layer) -> tuple[int, int, bool]:
+    """`kept`, `padded` and `copied` of a layer."""
+    planes, columns = layer.shape[1], layer.blocks[1]
+    if layer.contiguous:
+        return 1, 1, False
+    if planes <= columns and prod(layer.slice_shape) % (columns * layer.taps) == 0:
+        return planes * layer.taps, columns * layer.taps, False
+    return 1, 1, True
 
 
 @dataclass(frozen=True)
@@ -27,20 +70,28 @@ class Plan:
     first: tuple[int, ...] = field(init=False)  # live row of each layer
     live: int = field(init=False)
     rows: int = field(init=False)
-    numbers: list[int] = field(init=False)  # what the ops read
-    dense: bool = field(init=False)  # whether the kernels, one after another, are the live slices as they lie
+    groups: tuple[Group, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         *first, live = accumulate((layer.live for layer in self.layers), initial=0)
+        groups = []
+        for need, found in groupby(range(len(self.layers)), lambda n: _need(self.layers[n])):
+            numbers = list(found)
+            rows = range(first[numbers[0]], first[numbers[-1]] + self.layers[numbers[-1]].live)
+            groups.append(Group(range(numbers[0], numbers[-1] + 1), rows, *need))
         values = {
             "first": tuple(first),
             "live": live,
             "rows": sum(layer.rows for layer in self.layers),
-            "numbers": table(self.layers, first),
-            "dense": all(layer.contiguous and layer.numel == layer.live * self.slice_size for layer in self.layers),
+            "groups": tuple(groups),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    def table(self, indices: Iterable[int], start: int) -> list[int]:
+        """Of some layers, in slices from row `start` on."""
+        indices = list(indices)
+        return table([self.layers[n] for n in indices], [self.first[n] - start for n in indices])
 
     def ranges(self, index: int) -> tuple[range, range]:
         """Rows of the codes that make a layer: live ones, dead ones."""
@@ -67,13 +118,22 @@ def without_autocast(t: Tensor) -> contextlib.AbstractContextManager:
 
 
 def kernels(plan: Plan, sources: Sources, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Those of all layers, in `dtype`; views of one tensor."""
+    """Those of all layers, in `dtype`; views of one tensor for each group."""
     codes, weight, bias = sources
+    found: list[Tensor] = []
     with without_autocast(codes):
-        live = codes[: plan.live].to(dtype)
-        slices = F.linear(live, weight.to(dtype), None if bias is None else bias.to(dtype))
-        parts = cropped(slices, plan.layers, plan.numbers)
-    return tuple(part.view(layer.shape) for part, layer in zip(parts, plan.layers))
+        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        for group in plan.groups:
+            rows, layers = group.rows, [plan.layers[n] for n in group.layers]
+            live = codes[rows.start : rows.stop].to(dtype)
+            slices = F.linear(live, group.part(weight), None if bias is None else group.part(bias))
+            if group.copied:
+                flat = ops.crop(slices, plan.table(group.layers, rows.start))
+                parts = flat.split([layer.numel for layer in layers])
+            else:
+                parts = slices.view(-1).split([layer.live * slices.shape[1] for layer in layers])
+            found += [part[: layer.numel].view(layer.shape) for part, layer in zip(parts, layers)]
+    return tuple(found)
 
 
 class Generate(torch.autograd.Function):
@@ -117,34 +177,46 @@ def gradients(
     plan: Plan, sources: Sources, dtype: torch.dtype, needs: Sequence[bool], grads: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Of codes, weight and bias from those of the kernels, of which some may be missing; differentiable."""
-    found = [(index, grad) for index, grad in enumerate(grads) if grad is not None]
-    if not found:
-        return None, None, None
-    (codes, weight, bias), size = sources, plan.slice_size
-    start = plan.first[found[0][0]]
-    end = plan.first[found[-1][0]] + plan.layers[found[-1][0]].live
+    codes, weight, bias = sources
+    of_codes: list[tuple[int, Tensor]] = []
+    of_weight: list[Tensor] = []
+    of_bias: list[Tensor] = []
     with without_autocast(codes):
-        flat = torch.cat([grad.reshape(-1) for _, grad in found])
-        if plan.dense and flat.numel() == (end - start) * size:
-            slices = flat.view(-1, size)
-        else:
-            slices = ops.uncrop(flat, _part(plan, [index for index, _ in found], start), end - start, size)
-        grad_codes = grad_weight = grad_bias = None
-        if needs[0]:
-            grad_codes = (slices @ weight.to(dtype)).to(codes.dtype)
-            if end - start < codes.shape[0]:
-                grad_codes = F.pad(grad_codes, (0, 0, start, codes.shape[0] - end))
-        if needs[1]:
-            grad_weight = (slices.t() @ codes[start:end].to(dtype)).to(weight.dtype)
-        if needs[2] and bias is not None:
-            grad_bias = slices.sum(0).to(bias.dtype)
-    return grad_codes, grad_weight, grad_bias
+        for group in plan.groups:
+            numbers = [n for n in group.layers if grads[n] is not None]
+            if not numbers:
+                continue
+            start, end = plan.first[numbers[0]], plan.first[numbers[-1]] + plan.layers[numbers[-1]].live
+            slices = _slices(plan, group, numbers, end - start, grads)
+            if needs[0]:
+                of_codes.append((start, slices @ group.part(weight.to(dtype))))
+            if needs[1]:
+                of_weight.append(group.spread(slices.t() @ codes[start:end].to(dtype)))
+            if needs[2] and bias is not None:
+                of_bias.append(group.spread(slices.sum(0)))
+        return (
+            _placed(of_codes, codes.shape[0]).to(codes.dtype) if of_codes else None,
+            reduce(torch.add, of_weight).to(weight.dtype) if of_weight else None,
+            reduce(torch.add, of_bias).to(bias.dtype) if bias is not None and of_bias else None,
+        )
 
 
-def _part(plan: Plan, indices: list[int], start: int) -> list[int]:
-    """The table of some layers, in slices from row `start` on."""
-    if len(indices) == len(plan.layers):
-        return plan.numbers
-    numbers = [number for n in indices for number in plan.numbers[ENTRIES * n : ENTRIES * (n + 1)]]
-    numbers[::ENTRIES] = [number - start * plan.slice_size for number in numbers[::ENTRIES]]
-    return numbers
+def _slices(plan: Plan, group: Group, numbers: list[int], rows: int, grads: Sequence[Tensor | None]) -> Tensor:
+    """The gradients of some layers of a group as those of its slices, in `rows` from the first layer on."""
+    start, size = plan.first[numbers[0]], plan.slice_size // group.padded * group.kept
+    flat = [grad.reshape(-1) for n in numbers if (grad := grads[n]) is not None]
+    if group.copied:
+        return ops.uncrop(torch.cat(flat), plan.table(numbers, start), rows, size)
+    places = [(plan.first[n] - start) * size for n in numbers]
+    return _placed(list(zip(places, flat)), rows * size).view(rows, size)
+
+
+def _placed(parts: Sequence[tuple[int, Tensor]], size: int) -> Tensor:
+    """Tensors at their places, in ascending order, along the first dimension of a larger one; zeros elsewhere."""
+    found, end = [], 0
+    for place, part in [*parts, (size, parts[-1][1][:0])]:
+        if place > end:
+            found.append(part.new_zeros((place - end, *part.shape[1:])))
+        found.append(part)
+        end = place + part.shape[0]
+    return torch.cat(found)
