@@ -1,7 +1,7 @@
 // Device code of crop and uncrop. It compiles under nvcc, NVRTC (CuPy) and tests/emulator.
 #pragma once
 
-#include "common/block.cuh"
+#include "common/scalar.cuh"
 #include "cuda/crop_params.h"
 
 namespace csgconv::copies {
@@ -11,6 +11,12 @@ constexpr int kMoves = 2;  // of a thread
 
 template <typename T>
 constexpr int kLanes = 16 / sizeof(T);
+
+// Neighbours in memory, moved at once.
+template <typename T, int Count>
+struct alignas(Count * sizeof(T)) Neighbours {
+  T value[Count];
+};
 
 struct Parts {
   long long quotient;
@@ -64,7 +70,7 @@ __device__ inline const Part& own_part(const Params& p) {
 // This block's share of a layer, by moves of Lanes elements.
 template <typename T, int Lanes, bool Crop>
 __device__ void move(const Params& p, const Part& l) {
-  using V = leanconv::Vector<T, Lanes>;
+  using V = Neighbours<T, Lanes>;
   const T* from = static_cast<const T*>(p.from) + l.from;
   T* to = static_cast<T*>(p.to) + l.to;
   const long long block = static_cast<int>(blockIdx.x) - l.block;
