@@ -176,10 +176,10 @@ def draw_codes(network: nn.Module, path: Path, title: str) -> None:
     """Draw the cosines between all slices, and how far those of two layers are from chance."""
     parts = slices(network)
     shown, layers = cosines(parts), alike(parts)
-    figure = Figure(figsize=(12, 6.2), dpi=130, layout="constrained")
+    figure = Figure(figsize=(12, 6), dpi=130, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     left, right = figure.subplots(1, 2)
-    top = float(shown.clone().fill_diagonal_(0).abs().max())
+    top = 3 / next(iter(parts.values())).shape[1] ** 0.5  # three times what chance gives
     image = left.imshow(shown, cmap=MAP, vmin=-top, vmax=top, interpolation="nearest")
     ends = torch.tensor([len(part) for part in parts.values()]).cumsum(0) / step(parts)
     for end in ends[:-1].tolist():

@@ -14,7 +14,7 @@ recommend. Those of the other networks start 4 to 13 times as large. By default 
 
 They report the best epoch by accuracy on the test images; here all epochs run and the accuracy is that of the last, and
 so are the published numbers beside it, which are from the authors' logs. They normalise by a deviation of 0.20 in each
-channel, we by CIFAR's.
+channel, we by CIFAR's. MACs in the report are those of one image and of making the kernels once.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scripts import run, script
 
-FEW = ["epochs=1", "train_images=256", "test_images=200", "batch_size=64"]
+FEW = ["epochs=1", "train_images=96", "test_images=100", "batch_size=32"]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_csgconv_smoke_trains_and_tells_what_storing_takes(cifar10):
     for one in (csg, binary):
         assert one["int8"]["bytes"] < one["fp16"]["bytes"] < one["fp32"]["bytes"] <= one["state dict"]["bytes"]
         assert one["fp32"]["top1"] == one["top1"], "what is not rounded is as it was"
-        assert abs(one["int8"]["top1"] - one["top1"]) < 0.05 and 0 < one["int8"]["kernel_error"] < 0.02
+        assert abs(one["int8"]["top1"] - one["top1"]) < 0.1 and 0 < one["int8"]["kernel_error"] < 0.02
     assert binary["int8"]["bytes"] < 0.5 * csg["int8"]["bytes"]
     table = (cifar10 / "storage.md").read_text()
     assert table.count("| ResNet-20") == 3 and "| 115,138 | 21,826 |" in table
