@@ -103,7 +103,7 @@ def test_dead_codes(layout, rows):
 
 
 def test_dead_codes_of_the_paper():
-    """ResNet-20 with slices of 12 x 12: section 1.4 of the paper's code, 33 of 273."""
+    """The ResNet-20 of the authors: its last slices of 12 x 12 planes lie beyond kernels of 16, 32 and 64 filters."""
     generator = SliceGenerator(72, (12, 12, 3, 3))
     widths = [(16, 16)] * 6 + [(16, 32)] + [(32, 32)] * 5 + [(32, 64)] + [(64, 64)] * 5
     found = dead_codes(nn.Sequential(*(CSGConv2d(i, o, 3, generator) for i, o in widths)))

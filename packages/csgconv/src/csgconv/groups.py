@@ -22,7 +22,7 @@ def param_groups(
     """The parameters of `model` that learn, in groups by learning rate and weight decay; none is left out.
 
     The authors' code for segmentation collects the parameters of convolutions and norms alone, so that neither codes
-    nor generators are ever trained (section 3.3). Here every trainable parameter is in exactly one group.
+    nor generators are ever trained. Here every trainable parameter is in exactly one group.
 
     Args:
         lr: of what has no factor.
