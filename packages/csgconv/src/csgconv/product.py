@@ -31,6 +31,7 @@ class Group:
         rows: of the codes.
         kept, padded: of every `padded` numbers of a slice the first `kept` are made; all where both are 1.
         copied: kernels do not lie in one piece even so.
+        sizes: numbers that the product makes for each layer.
     """
 
     layers: range
@@ -38,6 +39,7 @@ class Group:
     kept: int
     padded: int
     copied: bool
+    sizes: tuple[int, ...]
 
     def part(self, t: Tensor) -> Tensor:  # (P, ...) -> (P / padded * kept, ...)
         """What the layers need of W, or of a bias."""
@@ -70,19 +72,23 @@ class Plan:
     first: tuple[int, ...] = field(init=False)  # live row of each layer
     live: int = field(init=False)
     rows: int = field(init=False)
+    sizes: tuple[int, ...] = field(init=False)  # elements of each layer's kernels
     groups: tuple[Group, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        *first, live = accumulate((layer.live for layer in self.layers), initial=0)
+        lives = [layer.live for layer in self.layers]
+        *first, live = accumulate(lives, initial=0)
         groups = []
         for need, found in groupby(range(len(self.layers)), lambda n: _need(self.layers[n])):
-            numbers = list(found)
-            rows = range(first[numbers[0]], first[numbers[-1]] + self.layers[numbers[-1]].live)
-            groups.append(Group(range(numbers[0], numbers[-1] + 1), rows, *need))
+            numbers, size = list(found), self.slice_size // need[1] * need[0]
+            rows = range(first[numbers[0]], first[numbers[-1]] + lives[numbers[-1]])
+            sizes = tuple(lives[n] * size for n in numbers)
+            groups.append(Group(range(numbers[0], numbers[-1] + 1), rows, *need, sizes))
         values = {
             "first": tuple(first),
             "live": live,
             "rows": sum(layer.rows for layer in self.layers),
+            "sizes": tuple(layer.numel for layer in self.layers),
             "groups": tuple(groups),
         }
         for name, value in values.items():
@@ -124,15 +130,15 @@ def kernels(plan: Plan, sources: Sources, dtype: torch.dtype) -> tuple[Tensor, .
     with without_autocast(codes):
         weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         for group in plan.groups:
-            rows, layers = group.rows, [plan.layers[n] for n in group.layers]
+            rows, parts = group.rows, group.sizes
             live = codes[rows.start : rows.stop].to(dtype)
             slices = F.linear(live, group.part(weight), None if bias is None else group.part(bias))
             if group.copied:
-                flat = ops.crop(slices, plan.table(group.layers, rows.start))
-                parts = flat.split([layer.numel for layer in layers])
-            else:
-                parts = slices.view(-1).split([layer.live * slices.shape[1] for layer in layers])
-            found += [part[: layer.numel].view(layer.shape) for part, layer in zip(parts, layers)]
+                slices = ops.crop(slices, plan.table(group.layers, rows.start))
+                parts = tuple(plan.sizes[n] for n in group.layers)
+            for n, part in zip(group.layers, slices.view(-1).split(parts)):
+                size = plan.sizes[n]
+                found.append((part if len(part) == size else part[:size]).view(plan.layers[n].shape))
     return tuple(found)
 
 
