@@ -191,10 +191,11 @@ def assert_close(
 def assert_kernels_hold(
     ops: list[Op], kernels: dict[str, Callable], dtype: torch.dtype, numbers: Callable[..., Draw] = normal
 ) -> None:
-    """Hold other kernels to all samples of `ops`, in all layouts, forward and backward, through the public functions.
+    """Hold other kernels to all samples of `ops`, forward and backward, through the public functions.
 
-    `kernels`, by their names in `torch.ops`, take the place of the reference, and all of them must be called. Of
-    `integers`, results must be exact where an op promises that.
+    Each sample comes in two of the six layouts, and each layout with every third sample. `kernels`, by their names in
+    `torch.ops`, take the place of the reference, and all of them must be called. Of `integers`, results must be exact
+    where an op promises that.
     """
     package, called, left_out = ops[0].package, set(), []
 
@@ -207,7 +208,7 @@ def assert_kernels_hold(
     with mock.patch.dict(package.ops.KERNELS, {name: spy(name) for name in kernels}), package.use_backend("reference"):
         for op in ops:
             image = op.differentiable[0]
-            for name, sample in op.samples(numbers()).items():
+            for number, (name, sample) in enumerate(op.samples(numbers()).items()):
                 if numbers is integers and not op.exact(sample):
                     left_out.append(name)
                     continue
@@ -217,8 +218,8 @@ def assert_kernels_hold(
                     for key, value in inputs.items()
                 }
                 expected = with_gradients(op, op.reference, wide, lambda out: upstream(out).double())
-                for layout, lay_out in LAYOUTS.items():
-                    given = {**inputs, image: lay_out(inputs[image])}
+                for layout in list(LAYOUTS)[number % 3 :: 3]:
+                    given = {**inputs, image: LAYOUTS[layout](inputs[image])}
                     got = with_gradients(op, op.function, given, upstream)
                     assert_close(got, expected, functools.partial(op.tolerance, dtype=dtype), f"{op} {name} {layout}")
                     if numbers is integers:

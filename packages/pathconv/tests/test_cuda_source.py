@@ -361,7 +361,7 @@ def test_the_library_launches_as_python_does(kernels, libraries, monkeypatch, la
 @pytest.mark.slow
 @by_dtype(torch.float32, torch.bfloat16)
 def test_the_contract_holds(kernels, monkeypatch, dtype):
-    """All samples of tests/contract, in all layouts, forward and backward, through the public functions."""
+    """All samples of tests/contract, forward and backward, through the public functions."""
     monkeypatch.syspath_prepend(REPOSITORY / "tests/contract")
     contract = importlib.import_module("contract")
     samples = [op for op in contract.discover() if op.package is pathconv]

@@ -77,8 +77,7 @@ DOWNSCALED = {
 }
 
 
-@pytest.mark.parametrize("library", ["", "torchvision:"])
-@pytest.mark.parametrize("mode", ["downscale", "prune"])
+@pytest.mark.parametrize("library, mode", [("", "downscale"), ("torchvision:", "prune")])
 @pytest.mark.parametrize("name", DOWNSCALED)
 def test_downscaled_networks_cost_what_they_should(name, mode, library):
     parameters, counts, swapped = DOWNSCALED[name]
@@ -98,8 +97,7 @@ def test_named_networks_are_the_converted_ones():
         assert shapes[0] == shapes[1]
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("library", ["", "torchvision:"])
+@pytest.mark.parametrize("library, training", [("", True), ("torchvision:", False)])
 def test_converted_resnet_is_the_network_of_the_paper(library, training):
     """The same outputs, statistics and gradients as `pix_resnet50` with the same weights."""
     plain = make(library + "resnet50", num_classes=10).double()
@@ -161,12 +159,32 @@ def test_networks_run_and_cost_what_the_report_says(name):
         assert max(map(len, str(report).splitlines())) < 180
 
 
+# Each kind of block and each mode; that all networks run in both libraries is seen above, on the meta device.
+LEARN = {
+    "resnet50d": "downscale",
+    "seresnet50": "squeeze",
+    "skresnet50": "prune",
+    "resnetv2_50": "squeeze",
+    "regnety_002": "squeeze",
+    "densenet121": "prune",
+    "mobilenetv2_100": "squeeze",
+    "efficientnet_b0": "squeeze",
+    "inception_v3": "downscale",
+    "convnext_atto": "downscale",
+    "torchvision:resnext50_32x4d": "squeeze",
+    "torchvision:regnet_y_400mf": "squeeze",
+    "torchvision:densenet121": "downscale",
+    "torchvision:mobilenet_v2": "squeeze",
+    "torchvision:squeezenet1_0": "prune",
+    "torchvision:resnet18": "downscale",
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["squeeze", "downscale", "prune"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name, mode", LEARN.items())
 def test_networks_learn(name, mode):
     net = convert(make(name), mode, inplace=True).train()
-    size = 160 if name == "inception_v3" else 96
+    size = 160 if name == "inception_v3" else 64
     net(torch.randn(2, 3, size, size)).square().sum().backward()
     for key, parameter in net.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
