@@ -6,7 +6,6 @@ Nothing here says how fast the kernels are, and nothing replaces `-m gpu` (see c
 from __future__ import annotations
 
 import ctypes
-import functools
 import importlib
 from pathlib import Path
 
@@ -180,27 +179,9 @@ def _copy(source, target, slices):
 @pytest.mark.slow
 @by_dtype(torch.float32, torch.bfloat16)
 def test_the_contract_holds(kernels, monkeypatch, dtype):
-    """The samples of tests/contract, forward and backward, through the public functions."""
+    """All samples of tests/contract, forward and backward, through the public functions."""
     monkeypatch.syspath_prepend(REPOSITORY / "tests/contract")
-    contract, called = importlib.import_module("contract"), set()
-
-    def kernel(name):
-        return lambda *args: called.add(name) or getattr(kernels, name)(*args)
-
-    def upstream(out):
-        return contract.normal(1)(*out.shape).to(dtype)
-
-    for name in ops.SCHEMAS:  # kernels of CPU tensors too
-        monkeypatch.setitem(ops.KERNELS, name, kernel(name))
-    with csgconv.use_backend("reference"):
-        for op in contract.discover():
-            if op.package is not csgconv:
-                continue
-            for name, sample in op.samples(contract.normal()).items():
-                inputs = contract.convert(sample, "cpu", dtype)
-                wide = {key: value.double() if key in op.differentiable else value for key, value in inputs.items()}
-                expected = contract.with_gradients(op, op.reference, wide, lambda out: upstream(out).double())
-                got = contract.with_gradients(op, op.function, inputs, upstream)
-                tolerance = functools.partial(op.tolerance, dtype=dtype)
-                contract.assert_close(got, expected, tolerance, of=f"{op} {name}")
-    assert called == set(ops.SCHEMAS)
+    contract = importlib.import_module("contract")
+    samples = [op for op in contract.discover() if op.package is csgconv]
+    found = {name: getattr(kernels, name) for name in ops.SCHEMAS}
+    contract.assert_kernels_hold(samples, found, dtype, contract.normal)
