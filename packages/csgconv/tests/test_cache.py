@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import pickle
 import weakref
@@ -30,6 +31,10 @@ def made(monkeypatch) -> list[torch.dtype]:
     return found
 
 
+# Products of a layer's own rows are summed in another order than those of all.
+close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
+
+
 def network(**options) -> nn.Sequential:
     generator = SliceGenerator(6, (4, 4, 3, 3), **options)
     return nn.Sequential(*(CSGConv2d(5, 5, 3, generator, padding=1) for _ in range(4)))
@@ -49,10 +54,10 @@ def anew(net: nn.Sequential, x: Tensor = X) -> Tensor:
 def test_a_step_makes_all_kernels_once(made):
     net = network()
     for count in (1, 2, 3):
-        torch.testing.assert_close(net(X), anew(net))
+        close(net(X), anew(net))
         assert len(made) == count
     wanted = torch.autograd.grad(anew(net).sin().sum(), list(net.parameters()))
-    torch.testing.assert_close(torch.autograd.grad(net(X).sin().sum(), list(net.parameters())), wanted)
+    close(torch.autograd.grad(net(X).sin().sum(), list(net.parameters())), wanted)
 
 
 def test_evaluation_makes_none_the_second_time(made):
@@ -60,7 +65,7 @@ def test_evaluation_makes_none_the_second_time(made):
     with torch.no_grad():
         first = net(X)
         assert torch.equal(net(X), first) and torch.equal(net(X), first)
-        torch.testing.assert_close(first, anew(net))
+        close(first, anew(net))
     assert len(made) == 1
     net.requires_grad_(False)
     net(X)
@@ -93,7 +98,7 @@ def test_kept_kernels_are_never_old(change):
         before = net(X)
         CHANGES[change](net[0].generator)
         after = net(X)
-        torch.testing.assert_close(after, anew(net))
+        close(after, anew(net))
     assert torch.equal(after, before) == (change == "a write to a kernel")
 
 
@@ -105,7 +110,7 @@ def test_training_between_evaluations(made):
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
-            torch.testing.assert_close(net.eval()(X), anew(net))
+            close(net.eval()(X), anew(net))
     assert len(made) == 4
 
 
@@ -141,7 +146,7 @@ def test_inference_mode_leaves_kernels_that_can_be_trained_on():
     net(x).sum().backward()
     with torch.inference_mode():  # a network made here has no versions to look at
         inner = network()
-        torch.testing.assert_close(inner(X), anew(inner))
+        close(inner(X), anew(inner))
 
 
 def test_two_forward_passes_then_two_backward_passes(made):
@@ -150,8 +155,8 @@ def test_two_forward_passes_then_two_backward_passes(made):
     first, second = net(X), net(2 * X)
     grads = [torch.autograd.grad(out.sin().sum(), parameters) for out in (second, first)]
     assert len(made) == 2
-    torch.testing.assert_close(grads[0], torch.autograd.grad(anew(net, 2 * X).sin().sum(), parameters))
-    torch.testing.assert_close(grads[1], torch.autograd.grad(anew(net).sin().sum(), parameters))
+    close(grads[0], torch.autograd.grad(anew(net, 2 * X).sin().sum(), parameters))
+    close(grads[1], torch.autograd.grad(anew(net).sin().sum(), parameters))
 
 
 def test_partial_backward_passes_and_parts_of_a_network():
@@ -162,7 +167,7 @@ def test_partial_backward_passes_and_parts_of_a_network():
     other = anew(net[:2])
     wanted = [other.square().sum(), anew(net[2:], other.detach()).square().sum()]
     for loss, target in zip(losses, wanted):
-        torch.testing.assert_close(torch.autograd.grad(loss, parameters), torch.autograd.grad(target, parameters))
+        close(torch.autograd.grad(loss, parameters), torch.autograd.grad(target, parameters))
 
 
 @pytest.mark.parametrize("reentrant", [False, True], ids=["plain", "reentrant"])
@@ -177,7 +182,7 @@ def test_gradient_checkpointing(reentrant, parts, made):
         for part in range(0, 4, 4 // parts):
             x = checkpoint(net[part : part + 4 // parts], x, use_reentrant=reentrant)
         x.sin().sum().backward()
-        torch.testing.assert_close([parameter.grad for parameter in net.parameters()], list(wanted))
+        close([parameter.grad for parameter in net.parameters()], list(wanted))
         assert len(made) <= 2
 
 

@@ -72,12 +72,10 @@ def test_dead_codes_have_no_gradient():
 
 
 def test_a_gradient_penalty_trains_through_the_layer():
-    generator = generator_of("raster", bias=False)
     net = nn.Sequential(
         *(CSGConv2d(5, 5, 1, generator_of("raster", bias=False), dtype=torch.float64) for _ in range(2))
     )
     x = torch.randn(2, 5, 3, 3, dtype=torch.float64, requires_grad=True)
-    del generator
 
     def penalty() -> torch.Tensor:
         (grad,) = torch.autograd.grad(net(x).sin().sum(), x, create_graph=True)
@@ -98,9 +96,9 @@ def test_a_gradient_penalty_trains_through_the_layer():
 
 
 def test_gradients_of_channels_last_kernels():
-    generator = SliceGenerator(6, (4, 4, 3, 3))
-    layer = CSGConv2d(5, 6, 3, generator)
-    x = torch.randn(2, 5, 6, 6)
+    generator = SliceGenerator(6, (4, 4, 3, 3), dtype=torch.float64)
+    layer = CSGConv2d(5, 6, 3, generator, dtype=torch.float64)
+    x = torch.randn(2, 5, 6, 6, dtype=torch.float64)
     grads = [
         torch.autograd.grad(layer(image).sin().sum(), list(generator.parameters()))
         for image in (x, x.contiguous(memory_format=torch.channels_last))

@@ -58,7 +58,7 @@ def generate(
         [(16, 16, 3, 3), (32, 32, 3, 3)]
     """
     size = four_sizes("slice_shape", slice_shape)
-    layers = [Layer(tuple(shape), size, layout) for shape in shapes]
+    layers = [Layer(four_sizes("shape", shape), size, layout) for shape in shapes]
     _check_generator(codes, weight, bias, size)
     rows = sum(layer.rows for layer in layers)
     if codes.shape[0] != rows:

@@ -17,6 +17,7 @@ from .kept import KernelSet, ordinary
 from .layouts import Layer, check_layout, four_sizes
 from .product import Plan, Sources, without_autocast
 
+_interpreters, _modes = torch._C._functorch.peek_interpreter_stack, torch._C._len_torch_dispatch_stack
 INITS = ("he", "reference", "uniform")
 
 
@@ -106,7 +107,7 @@ class SliceGenerator(nn.Module):
         """Draws the generator and all codes, as `init` says."""
         if self.binary:
             signs = torch.randn(self.weight.shape, device=self.weight.device) < 0
-            self.bits.copy_(pack(signs))
+            self.get_buffer("bits").copy_(pack(signs))
             self._unpack()
         elif self.init == "uniform":
             nn.init.uniform_(self.weight, -1 / math.sqrt(self.code_size), 1 / math.sqrt(self.code_size))
@@ -154,9 +155,11 @@ class SliceGenerator(nn.Module):
         """The kernel of a layer; for reading only."""
         if torch.compiler.is_compiling() or _transformed():
             return self._alone(index)
-        registered, buffers = self._parameters, self._buffers
+        registered, resting = self._parameters, self._resting
         codes, bias = registered.get("codes"), registered.get("bias")
-        weight = buffers.get("weight") if self.binary else registered.get("weight")
+        weight = (self._buffers if self.binary else registered).get("weight")
+        if resting is not None and not torch.is_grad_enabled() and resting.lasts(index, codes, weight, bias):
+            return resting.kernels[index]
         if codes is None or weight is None:  # parametrized
             return self._alone(index)
         sources, dtype = (codes, weight, bias), _dtype(codes)
@@ -206,7 +209,7 @@ class SliceGenerator(nn.Module):
     def _unpack(self) -> None:
         """The binary W from its bits."""
         with torch.no_grad():
-            signs = unpack(self.bits, self.weight.numel()).view(self.weight.shape)
+            signs = unpack(self.get_buffer("bits"), self.weight.numel()).view(self.weight.shape)
             self.weight.copy_(torch.where(signs, -0.5, 0.5))
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -236,12 +239,7 @@ class SliceGenerator(nn.Module):
 
 def _transformed() -> bool:
     """Whether a program is made, or a function transformed, so that nothing may be kept."""
-    return (
-        torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._len_torch_dispatch_stack() > 0
-        or forward_ad._current_level >= 0
-        or torch.jit.is_tracing()
-    )
+    return _interpreters() is not None or _modes() > 0 or forward_ad._current_level >= 0 or torch.jit.is_tracing()
 
 
 def _dtype(codes: Tensor) -> torch.dtype:

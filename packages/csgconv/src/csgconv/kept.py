@@ -43,8 +43,9 @@ class KernelSet:
                 self.kernels = kernels(plan, sources, dtype)
                 if sources[0].is_cpu:
                     self.values = [None if t is None else t.detach().clone() for t in sources]
-        self._written = [self.kernels[group.layers[0]] for group in plan.groups]  # one of each tensor
-        self._made = [kernel._version for kernel in self._written]
+        self._made = [kernel._version for kernel in self.kernels]
+        device = sources[0].device.type
+        self._device = "" if device == "meta" or torch.is_autocast_enabled(device) else device
 
     def fits(self, sources: Sources, dtype: torch.dtype) -> bool:
         """Whether the same tensors, unchanged as far as torch knows, would make the same kernels."""
@@ -55,8 +56,20 @@ class KernelSet:
             and mine[2] is sources[2]
             and self.dtype == dtype
             and self.versions == versions(sources)
-            and [kernel._version for kernel in self._written] == self._made
+            and [kernel._version for kernel in self.kernels] == self._made
         )
+
+    def lasts(self, index: int, codes: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> bool:
+        """Whether a layer takes its kernel of this set, in a round that has begun: the usual case, seen quickly."""
+        mine = self.sources
+        if index in self.asked or codes is not mine[0] or weight is not mine[1] or bias is not mine[2]:
+            return False
+        if self.versions != versions(mine) or self.kernels[index]._version != self._made[index]:
+            return False
+        if not self._device or torch.is_autocast_enabled(self._device):
+            return False
+        self.asked.add(index)
+        return True
 
     def in_step(self, index: int) -> bool:
         """Whether a learning layer takes its kernel of this set: once in a step, or as a backward pass recomputes."""
@@ -67,7 +80,7 @@ class KernelSet:
 
     def same_values(self) -> bool:
         """Whether the sources hold what they held, wherever a CPU can look, though it was written past torch."""
-        return all(value is None or _same(t, value) for t, value in zip(self.sources, self.values))
+        return all(t is None or value is None or _same(t, value) for t, value in zip(self.sources, self.values))
 
     def spend(self) -> None:
         """A gradient has passed. What a backward pass recomputed is kept until the next step, or each layer would make

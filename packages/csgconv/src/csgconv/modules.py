@@ -59,8 +59,8 @@ class CSGConv2d(nn.Module):
         super().__init__()
         if not isinstance(generator, SliceGenerator):
             raise TypeError(f"generator must be a SliceGenerator, but it is a {type(generator).__name__}.")
-        options: Any = (stride, padding, dilation, groups, False, padding_mode)
-        plain = nn.Conv2d(in_channels, out_channels, kernel_size, *options, device="meta")  # checks its arguments
+        options: Any = (stride, padding, dilation, groups, False, padding_mode, "meta")
+        plain = nn.Conv2d(in_channels, out_channels, kernel_size, *options)  # checks its arguments
         for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
             setattr(self, name, getattr(plain, name))
         self.padding_mode, self._margins = padding_mode, plain._reversed_padding_repeated_twice

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layouts import Layer, check_table, entries, table
+from .layouts import Layer, check_table, entries, four_sizes, table
 
 
 def generate(
@@ -30,7 +30,7 @@ def generate(
     bias: Tensor | None = None,  # (P,)
 ) -> tuple[Tensor, ...]:
     """The same as `functional.generate`."""
-    layers = [Layer(tuple(shape), tuple(slice_shape), layout) for shape in shapes]
+    layers = [Layer(four_sizes("shape", shape), four_sizes("slice_shape", slice_shape), layout) for shape in shapes]
     kernels = crop(F.linear(codes, weight, bias), table(layers)).split([layer.numel for layer in layers])
     return tuple(kernel.view(layer.shape) for kernel, layer in zip(kernels, layers))
 
