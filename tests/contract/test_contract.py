@@ -85,10 +85,9 @@ def test_channels_last_in_channels_last_out(op, place):
             assert plain[part].is_contiguous(), f"{part} of {name}"
 
 
-def test_numerical_gradients_of_first_and_second_order(op, device):
-    """The kernels of other levels give the same gradients to twelve digits, see above."""
+def test_numerical_gradients_of_first_and_second_order(op, place):
     for sample in op.tiny(normal()).values():
-        inputs = convert(sample, device, torch.float64)
+        inputs = convert(sample, place, torch.float64)
         names = [name for name in op.differentiable if inputs.get(name) is not None]
         leaves = [inputs[name].requires_grad_() for name in names]
 

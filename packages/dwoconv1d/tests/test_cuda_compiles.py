@@ -1,4 +1,7 @@
-"""The CUDA source compiles wherever it must, without a GPU: by nvcc, by NVRTC as CuPy calls it, and beside torch."""
+"""The CUDA source compiles wherever it must, without a GPU: by NVRTC as CuPy calls it, and beside torch.
+
+tests/install does it by nvcc, and sees what the compiler says of every kernel.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +27,8 @@ KERNELS = [
 
 
 @pytest.mark.slow
-@cuda.architectures
-def test_nvrtc_compiles_every_kernel(arch):
-    cuda.nvrtc_compile(cupy_backend.CODE.source(), KERNELS, arch)
-
-
-@pytest.mark.slow
-@cuda.needs_nvcc
-@cuda.architectures
-def test_nvcc_compiles_without_spilling(arch, tmp_path):
-    """On sm_90 not a register, on older ones a few addresses outside the loops."""
-    frames = cuda.nvcc_frames(CSRC / "cuda/oriented_conv1d_kernel.cu", CSRC, arch, tmp_path)
-    assert len(frames) >= len(KERNELS)
-    assert all(size <= (0 if arch == "90" else 32) for frame in frames for size in frame), frames
+def test_nvrtc_compiles_every_kernel():
+    cuda.nvrtc_compile(cupy_backend.CODE.source(), KERNELS, "75")  # the oldest, which lacks most
 
 
 def test_device_sources_include_no_host_header():

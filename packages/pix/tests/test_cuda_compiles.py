@@ -1,4 +1,7 @@
-"""The CUDA source compiles wherever it must, without a GPU: by nvcc, by NVRTC as CuPy calls it, and beside torch."""
+"""The CUDA source compiles wherever it must, without a GPU: by NVRTC as CuPy calls it, and beside torch.
+
+tests/install does it by nvcc, and sees what the compiler says of every kernel.
+"""
 
 from __future__ import annotations
 
@@ -36,21 +39,9 @@ parts = pytest.mark.parametrize("part", CODE)
 
 
 @pytest.mark.slow
-@cuda.architectures
 @parts
-def test_nvrtc_compiles_every_kernel(part, arch):
-    cuda.nvrtc_compile(CODE[part].source(), KERNELS[part], arch)
-
-
-@pytest.mark.slow
-@cuda.needs_nvcc
-@cuda.architectures
-@parts
-def test_nvcc_compiles_without_spilling(part, arch, tmp_path):
-    """On sm_90 not a register, on older ones a few addresses outside the loops."""
-    frames = cuda.nvcc_frames(CSRC / "cuda" / SOURCES[part], CSRC, arch, tmp_path)
-    assert len(frames) >= len(KERNELS[part])
-    assert all(size <= (0 if arch == "90" else 32) for frame in frames for size in frame), frames
+def test_nvrtc_compiles_every_kernel(part):
+    cuda.nvrtc_compile(CODE[part].source(), KERNELS[part], "75")  # the oldest, which lacks most
 
 
 @pytest.mark.slow

@@ -6,13 +6,9 @@ Nothing here says how fast the kernels are, and nothing replaces `-m gpu` (see c
 from __future__ import annotations
 
 import ctypes
-import functools
 import importlib
 import importlib.util
 import math
-import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -258,23 +254,6 @@ def test_the_largest_images_and_kernels_fit(library):
                     assert 0 < p.shared_bytes <= depthwise.MAX_SHARED and bytes(p) == bytes(native)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
-def test_threads_multiply_much_and_read_little(tmp_path):
-    """A processor does 128 products while it reads 32 numbers, and four numbers of a thread in one instruction."""
-    ptx, products = tmp_path / "k.ptx", {}
-    for source in ("depthwise_kernel.cu", "depthwise_sums.cu"):
-        command = ["nvcc", "-std=c++17", "-O3", f"-I{PACKAGE / 'csrc'}", "-arch=compute_90", "-ptx"]
-        subprocess.run([*command, str(PACKAGE / "csrc/cuda" / source), "-o", str(ptx)], check=True)
-        for name, text in re.findall(r"\.entry (\w+)\((.*?)(?=\.entry |\Z)", ptx.read_text(), flags=re.DOTALL):
-            reads = re.findall(r"ld\.shared\.(?:v4\.[bf]32)", text)
-            if re.search("(convolve|grad_weight)I(f|N)", name):
-                products[name] = len(re.findall(r"fma\.rn\.f32", text)) / len(reads)
-    assert len(products) == 3 * (len(depthwise.CONVOLVE) + len(depthwise.GRAD_WEIGHT))
-    for name, ratio in products.items():
-        assert ratio > (16 if "convolve" in name else 8), name
-
-
 def test_params_go_to_cupy_by_value():
     pytest.importorskip("numpy")
     a = depthwise.Params(batch=3, splits=7)
@@ -326,43 +305,16 @@ def test_the_library_launches_as_python_does(kernels, monkeypatch, library, dtyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("numbers", ["normal", "integers"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize(
+    ("dtype", "numbers"), [(torch.float32, "integers"), (torch.bfloat16, "normal")], ids=["integers", "normal"]
+)
 def test_the_contract_holds(kernels, monkeypatch, dtype, numbers):
-    """The samples of tests/contract, in all layouts, forward and backward, through the public function."""
+    """The samples of tests/contract, forward and backward, through the public function."""
     monkeypatch.syspath_prepend(EMULATOR.parents[1] / "contract")
     contract = importlib.import_module("contract")
-    draw_sample, called = getattr(contract, numbers), set()
-    names = [name for name in ops.KERNELS if name.startswith("depthwise_conv2d")]
-
-    def kernel(name):
-        return lambda *args: called.add(name) or getattr(kernels, name)(*args)
-
-    def upstream(out):
-        return draw_sample(1)(*out.shape).to(dtype)
-
-    for name in names:  # kernels of CPU tensors too
-        monkeypatch.setitem(ops.KERNELS, name, kernel(name))
-    with smpconv.use_backend("reference"):
-        for op in contract.discover():
-            if op.function is not smpconv.depthwise_conv2d:
-                continue
-            first = op.differentiable[0]
-            for name, sample in op.samples(draw_sample()).items():
-                if numbers == "integers" and not op.exact(sample):
-                    continue
-                inputs = contract.convert(sample, "cpu", dtype)
-                tensors = {key for key in op.differentiable if inputs.get(key) is not None}
-                wide = {key: value.double() if key in tensors else value for key, value in inputs.items()}
-                expected = contract.with_gradients(op, op.reference, wide, lambda out: upstream(out).double())
-                for layout, lay_out in contract.LAYOUTS.items():
-                    given = {**inputs, first: lay_out(inputs[first])}
-                    got = contract.with_gradients(op, op.function, given, upstream)
-                    tolerance = functools.partial(op.tolerance, dtype=dtype)
-                    contract.assert_close(got, expected, tolerance, of=f"{op} {name} {layout}")
-                    if numbers == "integers":
-                        assert all(torch.equal(t, expected[part].to(dtype)) for part, t in got.items())
-    assert called == set(names)
+    samples = [op for op in contract.discover() if op.function is smpconv.depthwise_conv2d]
+    found = {name: getattr(kernels, name) for name in ops.KERNELS if name.startswith("depthwise_conv2d")}
+    contract.assert_kernels_hold(samples, found, dtype, getattr(contract, numbers))
 
 
 def drawing(seed):

@@ -34,8 +34,17 @@ def nvcc_frames(source: Path, csrc: Path, arch: str, folder: Path) -> list[tuple
     target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
     says = nvcc(source, csrc, folder / "kernels.cubin", target, "-Xptxas=-v", "-cubin")
     assert "warning" not in says, says[-4000:]
-    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", says)
-    return [(int(frame), int(stores), int(loads)) for frame, stores, loads in frames]
+    return list(frames(says).values())
+
+
+def frames(log: str) -> dict[tuple[str, str], tuple[int, int, int]]:
+    """The same by architecture and mangled name, with what a kernel calls, from what `-Xptxas=-v` says."""
+    sizes, found = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", {}
+    for says in log.split("Compiling entry function ")[1:]:
+        kernel, arch = re.findall(r"^'(\w+)' for 'sm_(\d+)'", says)[0]
+        frame, stores, loads = (max(map(int, column)) for column in zip(*re.findall(sizes, says)))
+        found[arch, kernel] = (frame, stores, loads)
+    return found
 
 
 def nvcc_ptx(source: Path, csrc: Path, arch: str, folder: Path) -> dict[str, str]:

@@ -1,0 +1,23 @@
+"""`pip install packages/<p>` where there is no torch yet."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from installing import LEFTOVERS, PACKAGES, ROOT, new_environment, pip, try_out
+
+
+@pytest.mark.slow
+def test_pip_install_into_an_empty_environment(tmp_path):
+    """pip fetches the newest torch, to build with and to run with: the only test that leaves the tested set.
+
+    Only the first package finds no torch; what builds them is the same (`test_packages_are_twins`).
+    """
+    python = new_environment(tmp_path / "env")
+    for package in PACKAGES:
+        clone = shutil.copytree(ROOT / "packages" / package, tmp_path / package, symlinks=True, ignore=LEFTOVERS)
+        pip(python, "install", "-q", clone, **{f"{package.upper()}_CUDA": "0"})
+        info, _ = try_out(package, python, tmp_path)
+        assert info["active_cpu"] == "native"
+    shutil.rmtree(tmp_path / "env")  # 5 GB that pytest would keep
