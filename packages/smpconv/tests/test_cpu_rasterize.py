@@ -21,6 +21,8 @@ CASES = [
     (4, 30, 30, (100,), 0.02),
     (1, 17, 9, (1, 7), 2.0),
     (2, 3, 5, (1,), 1.0),
+    (1, 70, 15, (9, 11), 9.0),
+    (2, 70, 8, (50,), 9.0),
 ]
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 
@@ -146,8 +148,9 @@ def test_points_far_away_are_no_danger():
     compare(coords, radius, weight, (7, 7), False, False)
 
 
-def test_threads_do_not_change_a_bit():
-    tensors, results = points(5, 70, 200, 2, 0.3), []
+@pytest.mark.parametrize("most", [0.3, 20.0], ids=["narrow", "wide"])
+def test_threads_do_not_change_a_bit(most):
+    tensors, results = points(5, 70, 48, 2, most), []
     grad = torch.randn(5, 70, 31, 31, generator=torch.Generator().manual_seed(9))
     before = torch.get_num_threads()
     try:
@@ -163,12 +166,24 @@ def test_threads_do_not_change_a_bit():
 
 @pytest.mark.parametrize("average", [False, True])
 @pytest.mark.parametrize("size", [(50,), (13, 13)], ids=["sequence", "image"])
-@pytest.mark.parametrize("radius", [0.2, 0.9, 3.0])
+@pytest.mark.parametrize("radius", [0.2, 0.9, 9.0])
 def test_wide_tents_of_many_channels(radius, size, average):
-    """Many channels take a dense product where tents are wide, one channel never does."""
-    coords, radii, weight = points(2, 150, 12, len(size), 0.3)
+    """Many channels take a dense product where tents are wide, one channel never does, nor do narrow tents.
+
+    In lists what a channel gets does not depend on the others, to the bit; a product adds in another order.
+    """
+    coords, radii, weight = points(2, 150, 16, len(size), 0.3)
     radii[0] = radius
-    compare(coords, radii, weight, size, average, False)
+    for flip in (False, True)[: len(size)]:
+        compare(coords, radii, weight, size, average, flip)
     kernel = kernels.rasterize(coords, radii, weight, size, average, False)
     alone = [kernels.rasterize(coords, radii, w, size, average, False) for w in weight.split(1, 1)]
     torch.testing.assert_close(kernel, torch.cat(alone, 1), rtol=0, atol=1e-5)
+    grad = torch.randn(kernel.shape, generator=torch.Generator().manual_seed(9))
+    _, _, found = kernels.rasterize_backward(grad, coords, radii, weight, average, False)
+    pairs = zip(grad.split(1, 1), weight.split(1, 1))
+    alone = torch.cat([kernels.rasterize_backward(g, coords, radii, w, average, False)[2] for g, w in pairs], 1)
+    torch.testing.assert_close(found, alone, rtol=0, atol=1e-4)
+    assert torch.equal(found[1], alone[1])
+    if radius != 0.9:  # near which it turns
+        assert torch.equal(found[0], alone[0]) == (radius < 0.9)

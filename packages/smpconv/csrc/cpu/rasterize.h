@@ -1,18 +1,15 @@
 // Rasterizing points and its gradients at one level.
 #pragma once
 
-#include "cpu/pack.h"
-#include "cpu/touches.h"
+#include "cpu/rasterize_dense.h"
 
 namespace smpconv {
 namespace {
 
-inline int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
-
-// Tiles of as many taps as a vector has lanes, turned one at a time: most are touched by no point.
 int64_t rasterize_scratch(const RasterizeParams& p) {
   constexpr int64_t most = LEVEL_BYTES / sizeof(float);
-  return round_up(p.height * p.width + kStep, most) + round_up(p.points, most) * (p.dims + 2);
+  const int64_t taps = round_up(p.height * p.width + kStep, most);
+  return max(taps + round_up(p.points, most) * (p.dims + 2), dense_scratch(p));
 }
 
 // Steps of one number from point to point, or from tap to tap, and `count` between channels.
@@ -65,6 +62,7 @@ inline void multiply_dense(const RasterizeParams& p, const A* dense, const A* we
   }
 }
 
+// Tiles of as many taps as a vector has lanes are turned one at a time: most are touched by no point.
 template <class T>
 void rasterize_of(const RasterizeParams& p, const RasterizeTask& task) {
   using A = Sum<T>;
@@ -93,20 +91,6 @@ void rasterize_of(const RasterizeParams& p, const RasterizeTask& task) {
         for (int64_t k = 0; k < channels; ++k) store_up_to(out + k * taps + t, Vector<A>{}, n);
       }
     }
-  }
-}
-
-// Sums over the lanes of each of `count` vectors.
-template <class A>
-inline void sum_lanes(const A* in, int64_t count, A* out) {
-  constexpr int64_t lanes = kLanes<A>;
-  for (int64_t i = 0; i < count; i += lanes) {
-    const int64_t n = min(lanes, count - i);
-    Vector<A> block[lanes];
-    for (int64_t j = 0; j < lanes; ++j) block[j] = j < n ? load(in + (i + j) * lanes) : Vector<A>{};
-    turn<A>(block);
-    for (int64_t j = 1; j < lanes; ++j) block[0] += block[j];
-    store_up_to(out + i, block[0], n);
   }
 }
 
@@ -192,6 +176,8 @@ void rasterize_forward(const RasterizeParams& p, const RasterizeTask& task) {
 void rasterize_backward(const RasterizeParams& p, const RasterizeTask& task) {
   with_zero(p.dtype, [&](auto zero) {
     using T = decltype(zero);
+    if (task.touches->multiply)
+      return p.dims == 1 ? multiply_backward<1, T>(p, task) : multiply_backward<2, T>(p, task);
     p.dims == 1 ? rasterize_backward_of<1, T>(p, task) : rasterize_backward_of<2, T>(p, task);
   });
 }

@@ -19,10 +19,6 @@ using leanconv::cpu::widen;
 template <class T>
 using Sum = typename AccumulatorOf<T>::type;
 
-// Vectors of channels of one group that one task takes. What the channels of a task say of a point is added up in it,
-// so this must not depend on the number of threads.
-constexpr int64_t kBlocks = 4;
-
 template <class F>
 void with_type(DType dtype, const F& f) {
   switch (dtype) {
@@ -71,6 +67,7 @@ class Room {
                 signs_[1].get(),
                 share_.data(),
                 dense_.get(),
+                false,
                 live_.data()};
     return level.find(p_, coords, radius, backward_, touches_);
   }
@@ -120,7 +117,7 @@ void each_task(const RasterizeParams& p, const T* coords, const T* radius, bool 
                const F& body) {
   const RasterizeLevel& level = place.level.rasterize;
   const int64_t bytes = place.level.depthwise.bytes, lanes = bytes / static_cast<int64_t>(sizeof(Sum<T>));
-  const int64_t most = kBlocks * lanes, tasks = ceil_div(p.channels, most);
+  const int64_t most = kTaskVectors * lanes, tasks = ceil_div(p.channels, most);
   const int64_t cost = (p.height * p.width + 8 * p.points) * std::min(most, p.channels);
   run(place, p.groups * tasks, cost, [&](int64_t begin, int64_t end) {
     Room<Sum<T>> room(p, lanes, backward);
@@ -167,7 +164,7 @@ void rasterize_points_grad(const RasterizeParams& p, const void* grad, const voi
     using T = decltype(zero);
     using A = Sum<T>;
     const int64_t taps = p.height * p.width, lanes = place.level.depthwise.bytes / static_cast<int64_t>(sizeof(A));
-    const int64_t tasks = ceil_div(p.channels, kBlocks * lanes), pulls = (p.dims + 1) * p.points;
+    const int64_t tasks = ceil_div(p.channels, kTaskVectors * lanes), pulls = (p.dims + 1) * p.points;
     const Vectors sums(p.groups * tasks * pulls, sizeof(A));
     const auto sums_at = [&](int64_t i) { return reinterpret_cast<A*>(sums.at(i * pulls)); };
     each_task(p, static_cast<const T*>(coords), static_cast<const T*>(radius), true, place,

@@ -1,6 +1,14 @@
 // Device code of the backward pass. A block takes one point. It lists the taps that the point touches, then reads the
 // gradient there, channel by channel: lanes of a warp are 8 taps of 4 channels. All of a point's gradients stay in the
 // block, so nothing is added in memory.
+//
+// There is no dense product to turn to when radii grow, for its arithmetic is this one's at full density. With N
+// points, T taps and C channels it would multiply N T C times for the weights (grad by tents), N T C times for the
+// pulls (weights by grad), and 3 N T times to make positions and radii of these; add_taps multiplies as often: twice
+// for each tap and channel of a point, and three times for each tap and kAtOnce of its channels. Tents are computed
+// once for each point and tap where the reach has no more than kTouches taps, else once for each slice of kChannelStep
+// * kAtOnce channels. What tiles of a dense product would save are readings of grad, of which every point makes its
+// own, mostly from the cache, and where kernels are averaged the counts, which every point makes anew for its own taps.
 #pragma once
 
 #include "cuda/points.cuh"

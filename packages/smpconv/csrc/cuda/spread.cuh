@@ -2,6 +2,10 @@
 // collects the points that may touch its taps, in order, then their tents and weights in shared memory, a few points at
 // a time; every thread adds up some taps of some channels in registers, so a kernel is written once and nothing is
 // added in memory. Of 32 neighbouring taps that a point does not touch no thread takes note.
+//
+// Where every point touches every tap this is a dense product of weights and tents in tiles of shared memory: one
+// multiplication for each point, tap and channel, tents computed once for each slice of up to 64 channels. So nothing
+// is switched when radii grow.
 #pragma once
 
 #include "cuda/points.cuh"

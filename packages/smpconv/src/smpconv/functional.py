@@ -66,10 +66,12 @@ def rasterize(
         >>> kernel.shape
         torch.Size([1, 96, 31, 31])
     """
-    if not ops.points_fit(coords, radius, weight):
-        _check_points(coords, radius)
-        _check_weight(weight, coords)
-        _check_values(coords, radius)
+    kernel = ops.rasterize_sound(coords, radius, weight, size, bool(average), bool(flip))
+    if kernel is not None:
+        return kernel
+    _check_points(coords, radius)
+    _check_weight(weight, coords)
+    _check_values(coords, radius)
     shape = _check_size(size, coords.shape[2], flip)
     if torch.onnx.is_in_onnx_export():
         return reference.forward(coords, radius, weight, shape, bool(average), bool(flip))

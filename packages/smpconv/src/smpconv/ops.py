@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from . import reference
@@ -38,7 +39,7 @@ KERNELS: dict[str, Callable] = {
 backends = Backends("smpconv", SCHEMAS, KERNELS)
 _rasterize = torch.ops.smpconv.rasterize.default
 _rasterize_backward = torch.ops.smpconv.rasterize_backward.default
-_points_fit = getattr(torch.ops.smpconv, "points_fit", None) if not backends.why["cpu"] else None
+_rasterize_sound = torch.ops.smpconv.rasterize_sound.default if not backends.why["cpu"] else None
 _conv = torch.ops.smpconv.depthwise_conv2d.default
 _grad_input = torch.ops.smpconv.depthwise_conv2d_grad_input.default
 _grad_weight = torch.ops.smpconv.depthwise_conv2d_grad_weight.default
@@ -63,14 +64,26 @@ def shows_values(*tensors: Tensor) -> bool:
     return all(type(t) in (Tensor, torch.nn.Parameter) and t.is_cpu for t in tensors)
 
 
-def points_fit(coords: Any, radius: Any, weight: Any) -> bool:
-    """Whether the native library sees at a glance that `rasterize` takes these; else a closer look is needed."""
-    if not shows_values(coords, radius, weight) or _points_fit is None:
-        return False
-    if torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():  # the program shall not hold this question
-        return False
-    with torch._C._AutoDispatchBelowAutograd():
-        return _points_fit(coords, radius, weight)
+def rasterize_sound(coords: Any, radius: Any, weight: Any, size: Any, average: bool, flip: bool) -> Tensor | None:
+    """Runs the op at once where the native library takes these arguments and finds nothing wrong with the points.
+
+    Else None: then a closer look is needed. The library looks at the points on its way, and there are fewer questions
+    here than in `call`: kernels are small, and drawn in the time of some Python.
+    """
+    if _rasterize_sound is None or backends.chosen == "reference" or not shows_values(coords, radius, weight):
+        return None
+    if torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() or forward_ad._current_level >= 0:
+        return None  # the program shall hold `rasterize`
+    try:
+        if type(size) is int:
+            size = (size,) * coords.shape[2]
+        elif not all(type(taps) is int for taps in size):
+            return None
+        if torch.is_grad_enabled() and (coords.requires_grad or radius.requires_grad or weight.requires_grad):
+            return _apply(coords, radius, weight, size, average, flip)
+        return _rasterize_sound(coords, radius, weight, size, average, flip)
+    except (RuntimeError, TypeError, IndexError):  # on a closer look there will be a sentence
+        return None
 
 
 def depthwise_conv2d(
@@ -126,6 +139,30 @@ def _rasterize_setup(ctx, inputs, output):
 def _rasterize_grad(ctx, grad):
     grads = call(_rasterize_backward, grad, *ctx.saved_tensors, *ctx.options)
     return *(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)), None, None, None
+
+
+class _Rasterize(torch.autograd.Function):
+    """`rasterize` for `rasterize_sound`: as `call` would run it, with fewer questions and steps."""
+
+    @staticmethod
+    def forward(ctx, coords, radius, weight, size, average, flip):
+        ctx.save_for_backward(coords, radius, weight)
+        ctx.options = average, flip
+        return _rasterize_sound(coords, radius, weight, size, average, flip)
+
+    @staticmethod
+    def backward(ctx, grad):
+        if type(grad) is not Tensor or torch.is_grad_enabled() or not shows_values(grad):
+            return _rasterize_grad(ctx, grad)
+        with torch._C._AutoDispatchBelowAutograd():
+            return *_rasterize_backward(grad, *ctx.saved_tensors, *ctx.options), None, None, None
+
+
+# That of the base class in C: what Python puts around it serves tensors of torch.func.
+_apply = super(torch.autograd.Function, _Rasterize).apply
+if _rasterize_sound is not None:
+    _below = torch.library.Library("smpconv", "IMPL")  # autograd is above, in `_Rasterize`
+    _below.impl("rasterize_sound", torch.library.fallthrough_kernel, "AutogradCPU")
 
 
 def _rasterize_backward_setup(ctx, inputs, output):
