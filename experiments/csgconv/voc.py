@@ -59,16 +59,17 @@ KINDS: dict[str, tuple[str, Options]] = {
     # Their codes in the pyramid have a mean of 0.001 as well.
     "published": (" CSG as published", {"model_kwargs": {"init": "uniform"}, "frozen": ("generator",)}),
 }
-NARROW: Options = {"layers": (1, 1, 1, 1), "channels": (16, 16, 32, 32), "width": 48, "rates": (1, 2, 3)}
+NARROW: Options = {"layers": (1, 1, 1, 1), "channels": (16, 16, 32, 32), "width": 32, "rates": (1, 2, 3)}
 NARROW_CODES: Options = {"code_size": 32, "slice_shape": (8, 8, 3, 3)}
 SMOKE: Options = {
     "smoke": True,
     "image_size": None,
-    "epochs": 12,
-    "batch_size": 16,
-    "lr": 0.03,  # from scratch, and its loss is not divided
+    "epochs": 16,
+    "batch_size": 8,
+    "optimizer": "adamw",  # so few steps from scratch are too few for SGD
+    "lr": 4e-3,
     "lr_factors": {"classifier": 1.0},
-    "weight_decay": 5e-4,
+    "weight_decay": 0.01,
     "data_kwargs": {"scored": "whole"},
     "augment": {"resize": (0.8, 1.5), "blur": 0.0},
     "channels_last": False,

@@ -58,13 +58,14 @@ def test_composites_are_garments_with_exact_masks_and_are_always_the_same():
         data = load("voc2012", smoke=True)
     except DataNotFound as error:
         pytest.skip(f"no network and no package: {error}")
-    assert data.source.endswith("(in place of PASCAL VOC 2012)") and data.num_classes == 11
-    assert (len(data.train), len(data.test)) == SETS["composites"].counts
+    assert data.source.endswith("(in place of PASCAL VOC 2012)") and data.num_classes == 6
+    assert (len(data.train), len(data.test)) == SETS["composites"].counts == (480, 120)
     assert not set(composites.PHOTOGRAPHS["train"]) & set(composites.PHOTOGRAPHS["val"])
     root = default_root()
     place = composites.find_photographs(root)
     photographs = [composites.read_photograph(place, name) for name in composites.PHOTOGRAPHS["val"]]
-    garments = SETS["fashion_mnist"].read(SETS["fashion_mnist"].find(root))[1]
+    garments = composites.choose(*SETS["fashion_mnist"].read(SETS["fashion_mnist"].find(root))[1])
+    assert np.bincount(garments[1]).tolist() == [1000] * 5
     for index in (0, 77):
         scene = composites.compose(photographs, *garments, seed=stream(1, index), side=composites.SIDES)
         image, mask = data.test.read(index)
@@ -72,7 +73,7 @@ def test_composites_are_garments_with_exact_masks_and_are_always_the_same():
         difference = (image.permute(1, 2, 0).int() - torch.tensor(scene.image).int()).abs().float()
         assert difference.mean() < 6, "what JPEG loses is little"
     frequent = data.subset(test=30)
-    assert 1 / 11 * 0.5 < frequent.chance() < 1 / 11
+    assert 0.5 / 6 < frequent.chance() < 1 / 6
 
 
 def test_a_garments_mask_is_its_silhouette_without_holes():

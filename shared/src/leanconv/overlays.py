@@ -62,7 +62,7 @@ def overlays(network: nn.Module, data: DenseData, path: Path, count: int = 6) ->
             axes.set_title(title, loc="left", fontsize=9, color=INK)
             axes.set_axis_off()
         seen |= {*mask.unique().tolist(), *predicted.unique().tolist()} - {IGNORED, 0}
-    patches = [Patch(color=colours[label].tolist(), label=data.classes[label]) for label in sorted(seen)]
+    patches = [Patch(color=(*colours[label].tolist(), 1.0), label=data.classes[label]) for label in sorted(seen)]
     figure.legend(handles=patches, loc="outside lower left", ncols=5, frameon=False, fontsize=9)
     figure.savefig(path)
 

@@ -216,7 +216,7 @@ def _dense() -> Iterator[DenseSet]:
     )  # fmt: skip
     yield DenseSet(
         "composites", "composites of photographs and Fashion-MNIST", composites.CLASSES, 96,
-        tuple(composites.COUNTS.values()),
+        (composites.TRAIN, composites.VAL),
         advice="pip install scikit-image, or put its wheel there",
         find=composites.find, read=composites.read,
         fetchers={"make it of scikit-image's photographs and Fashion-MNIST": _make_composites},
@@ -227,8 +227,8 @@ def _make_composites(folder: Path) -> None:
     root = folder.parent.parent  # `sources.install` has folders filled in one beside the target
     photographs = composites.find_photographs(root)
     if photographs is None:
-        wheel = {"fetch the wheel of scikit-image with pip": partial(sources.fetch_wheel, "scikit-image")}
-        sources.install(root / "photographs", wheel)
+        fetch = partial(sources.fetch_wheel, "scikit-image")
+        sources.install(root / "photographs", {"fetch the wheel of scikit-image with pip": fetch})
         photographs = composites.find_photographs(root)
     assert photographs is not None
     garments = IMAGES["fashion_mnist"]
