@@ -39,6 +39,7 @@ def test_exported_program_holds_parameters_once_and_no_kernels():
     torch.testing.assert_close(program.module()(X), net(X))
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @torch.no_grad()
 def test_traced_network_reads_its_parameters():
     net = network()
