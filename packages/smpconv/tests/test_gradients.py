@@ -107,3 +107,15 @@ def test_gradients_per_sample_and_jacobians():
 
         wanted = torch.autograd.functional.jacobian(function, leaves[which])
         torch.testing.assert_close(torch.func.jacrev(function)(leaves[which]), wanted)
+
+
+def test_tensors_that_left_a_transformed_function_are_drawn():
+    """They are wrapped still; the way past most questions is not for them."""
+    coords, radius, weight = points(1, 4, 2, 3)
+    kept: list[Tensor] = []
+    torch.func.grad(lambda t: (kept.append(t), t.sum())[1])(coords.detach())
+    wanted = rasterize(coords, radius, weight, 5, average=False, flip=True)
+    kernel = rasterize(kept[0], radius, weight, 5, average=False, flip=True)
+    assert torch.equal(kernel, wanted)
+    grads = (torch.autograd.grad(k.sin().sum(), (radius, weight)) for k in (kernel, wanted))
+    assert all(map(torch.equal, *grads))
