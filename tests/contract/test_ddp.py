@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from contract import discover
 from two_processes import start, train, work
 
 
-def test_two_processes_learn_what_one_learns(op, tmp_path):
-    torch.multiprocessing.spawn(work, ([str(other) for other in discover()].index(str(op)), str(tmp_path)), nprocs=2)
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """The folder of what every op's module has learned in each process."""
+    folder = tmp_path_factory.mktemp("learned")
+    torch.multiprocessing.spawn(work, (str(folder),), nprocs=2)
+    return folder
+
+
+def test_two_processes_learn_what_one_learns(op, learned):
     wanted = train(*start(op))
     for rank in (0, 1):
-        state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        state = torch.load(learned / f"{op}-{rank}.pt", weights_only=True)
         torch.testing.assert_close(state, wanted)

@@ -27,14 +27,16 @@ def start(op: Op) -> tuple[torch.nn.Module, list[torch.Tensor]]:
     return op.module(), [op.module_input(4) for _ in range(STEPS)]
 
 
-def work(rank: int, index: int, folder: str) -> None:
+def work(rank: int, folder: str) -> None:
+    """Train every op's module, one after another: to start processes takes longer."""
     store = dist.FileStore(f"{folder}/store", 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=datetime.timedelta(minutes=2))
-    module, batches = start(discover()[index])
-    if rank == 1:  # DDP hands out what rank 0 has, buffers too
-        for tensor in module.state_dict().values():
-            tensor.add_(1)
-    state = train(DistributedDataParallel(module), [batch[2 * rank : 2 * rank + 2] for batch in batches])
-    torch.save(state, f"{folder}/{rank}.pt")
+    for op in discover():
+        module, batches = start(op)
+        if rank == 1:  # DDP hands out what rank 0 has, buffers too
+            for tensor in module.state_dict().values():
+                tensor.add_(1)
+        state = train(DistributedDataParallel(module), [batch[2 * rank : 2 * rank + 2] for batch in batches])
+        torch.save(state, f"{folder}/{op}-{rank}.pt")
     gc.collect()  # DDP lies in a cycle and holds the group, whose threads abort the process if they outlive Python
     dist.destroy_process_group()
