@@ -79,17 +79,21 @@ class CSGConv2d(nn.Module):
         return self.generator.kernel(self.index)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, I, H, W) -> (N, O, H', W')
-        if isinstance(x, torch.fx.Proxy):  # one node that reads the parameters, where a kernel would be a constant
+        if type(x) is not Tensor and isinstance(
+            x, torch.fx.Proxy
+        ):  # one node that reads the parameters, where a kernel would be a constant
             generator = self.generator
             sources = generator.codes, generator.weight, generator.bias
             return generated_conv2d(x, *sources, self.bias, *generator.place(self.index), *self._options())
         weight = self.generator.kernel(self.index)
-        if x.device != weight.device:
+        if not (x.is_cpu and weight.is_cpu) and x.device != weight.device:
             raise RuntimeError(
                 f"x is on {x.device} but the generator is on {weight.device}: move the whole network, and use "
                 "DistributedDataParallel in place of DataParallel."
             )
-        return _conv2d(x, weight, self.bias, *self._options())
+        if self.padding_mode != "zeros":
+            return _conv2d(x, weight, self.bias, *self._options())
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
     def _options(self) -> tuple[Any, ...]:
         margins = None if self.padding_mode == "zeros" else self._margins
