@@ -93,7 +93,8 @@ class CSGConv2d(nn.Module):
             )
         if self.padding_mode != "zeros":
             return _conv2d(x, weight, self.bias, *self._options())
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        where: Any = (self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(x, weight, self.bias, *where)
 
     def _options(self) -> tuple[Any, ...]:
         margins = None if self.padding_mode == "zeros" else self._margins
