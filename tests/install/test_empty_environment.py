@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 from installing import LEFTOVERS, PACKAGES, ROOT, new_environment, pip, try_out
@@ -21,3 +22,8 @@ def test_pip_install_into_an_empty_environment(tmp_path):
         info, _ = try_out(package, python, tmp_path)
         assert info["active_cpu"] == "native"
     shutil.rmtree(tmp_path / "env")  # 5 GB that pytest would keep
+
+
+def test_every_package_has_its_file():
+    files = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
+    assert files == {*PACKAGES, "empty_environment"}

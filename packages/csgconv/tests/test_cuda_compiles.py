@@ -18,18 +18,8 @@ KERNELS = [f"csgconv::copies::{kernel}<{t}>" for kernel in ("crop", "uncrop") fo
 
 
 @pytest.mark.slow
-@cuda.architectures
-def test_nvrtc_compiles_every_kernel(arch):
-    cuda.nvrtc_compile(CODE.source(), KERNELS, arch)
-
-
-@pytest.mark.slow
-@cuda.needs_nvcc
-@cuda.architectures
-def test_nvcc_compiles_without_spilling(arch, tmp_path):
-    frames = cuda.nvcc_frames(SOURCE, CSRC, arch, tmp_path)
-    assert len(frames) == len(KERNELS)
-    assert not any(size for frame in frames for size in frame), frames
+def test_nvrtc_compiles_every_kernel():
+    cuda.nvrtc_compile(CODE.source(), KERNELS, "75")
 
 
 @pytest.mark.slow
