@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 import pytest
@@ -179,6 +180,21 @@ def test_files_that_are_damaged_or_something_else(tmp_path):
         load_compact(twin(), tmp_path / "none.csg")
 
 
+def test_reports_are_those_of_the_numbers_under_autocast_too(tmp_path):
+    model = generated()
+    with torch.autocast("cpu"):
+        found = save_compact(model, tmp_path / "net.csg", "fp16")
+    assert found == save_compact(model, tmp_path / "net.csg", "fp16")
+
+
+def test_the_default_device_does_not_matter(tmp_path):
+    model = generated().eval()
+    with torch.device("meta"):
+        save_compact(model, tmp_path / "net.csg")
+        found = load_compact(copy.deepcopy(model), tmp_path / "net.csg")
+    assert torch.equal(found(images()), model(images()))
+
+
 def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(ValueError, match="dtype must be one of 'fp32', 'fp16', 'int8', but it is 'fp8'"):
         save_compact(generated(), tmp_path / "net.csg", "fp8")
@@ -193,4 +209,8 @@ def test_what_cannot_be_saved(tmp_path):
 
     with pytest.raises(TypeError, match="'_extra_state' is a dict"):
         save_compact(Extra(*generated()), tmp_path / "net.csg")
+    model = generated()
+    nn.utils.parametrize.register_parametrization(generators(model)[0], "codes", nn.Tanh(), unsafe=True)
+    with pytest.raises(ValueError, match="whose codes are parametrized"):
+        save_compact(model, tmp_path / "net.csg")
     assert not os.listdir(tmp_path)

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from . import packing
 from ._common import weights
 from .generator import SliceGenerator
 from .modules import CSGConv2d, registered_generators
+from .product import without_autocast
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ def _owners(model: nn.Module) -> dict[str, SliceGenerator]:
     found = registered_generators(model)
     if not any(isinstance(module, CSGConv2d) for module in model.modules()):
         raise ValueError("model has no CSGConv2d, and so no codes: save its state dict as usual.")
+    if any(is_parametrized(generator, "codes") for generator in found):
+        raise ValueError("model has a generator whose codes are parametrized: remove the parametrization first.")
     names = {module: f"{name}." if name else "" for name, module in model.named_modules()}
     return {names[generator]: generator for generator in found}
 
@@ -165,8 +169,10 @@ def _kernel_errors(
     errors, size = {}, 0
     for name, layer in model.named_modules():
         if isinstance(layer, CSGConv2d):
-            errors[name] = _error(twins[layer.generator].kernel(layer.index), layer.weight)
-            size += _size([layer.weight])
+            with without_autocast(layer.generator.codes):
+                found, wanted = twins[layer.generator].kernel(layer.index), layer.weight
+            errors[name] = _error(found, wanted)
+            size += _size([wanted])
     return errors, size
 
 

@@ -63,7 +63,7 @@ def pack(tensors: Mapping[str, Tensor], dtype: torch.dtype, rows: Set[str], abou
     A tensor with several names is there once.
     """
     places: list[list[Any]] = []
-    parts, end = [torch.empty(0, dtype=torch.uint8)], 0
+    parts, end = [torch.empty(0, dtype=torch.uint8, device="cpu")], 0
     known: dict[object, list[Any]] = {}
     for name, tensor in tensors.items():
         place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
@@ -75,7 +75,8 @@ def pack(tensors: Mapping[str, Tensor], dtype: torch.dtype, rows: Set[str], abou
             end += len(data)
         places.append([name, *known[key]])
     header = zlib.compress(json.dumps({**about, "tensors": places}, separators=(",", ":")).encode(), 9)
-    return {"csgconv": FORMAT, "header": torch.tensor(list(header), dtype=torch.uint8), "data": torch.cat(parts)}
+    numbers = torch.tensor(list(header), dtype=torch.uint8, device="cpu")
+    return {"csgconv": FORMAT, "header": numbers, "data": torch.cat(parts)}
 
 
 def unpack(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
