@@ -141,6 +141,14 @@ def test_conversion_starts_from_the_weights_and_tells_the_error():
     assert "refitted 0." in str(model.convert_report) and "relative error" in str(model.convert_report)
 
 
+@pytest.mark.parametrize("place", [lambda: torch.autocast("cpu"), lambda: torch.device("meta")])
+def test_autocast_and_the_default_device_do_not_matter(place):
+    old = net()
+    with place():
+        model = convert(old, 20, (4, 4, 3, 3), init="lstsq", where="^6")
+    assert model.convert_report.swapped[0].weights == "kept"
+
+
 def test_binary_generators_are_kept():
     model = convert(net(), **SMALL, init="lstsq", binary=True)
     (owner,) = generators(model)

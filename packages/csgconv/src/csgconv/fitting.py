@@ -11,6 +11,7 @@ from . import functional
 from .generator import SliceGenerator
 from .layouts import table
 from .least_squares import factorise
+from .product import without_autocast
 
 
 @torch.no_grad()
@@ -63,5 +64,6 @@ def fit_kernels_(generator: SliceGenerator, kernels: Sequence[Tensor]) -> list[f
         generator.weight.copy_(found.weight)
     if generator.bias is not None:
         generator.bias.zero_() if found.bias is None else generator.bias.copy_(found.bias)
-    made = zip(generator.kernels(), kernels, scales)
+    with without_autocast(generator.codes):
+        made = zip(generator.kernels(), kernels, scales)
     return [((new.double() - old.double()).norm() / scale / old.numel() ** 0.5).item() for new, old, scale in made]

@@ -146,8 +146,8 @@ def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
 
     The numbers are random integers, whose sums are exact in whatever order they are added.
     """
-    numbers = torch.randint(2**32, (rows.shape[1], 2), generator=torch.Generator().manual_seed(0)).double()
-    _, kind = torch.unique(rows @ numbers.to(rows.device), dim=0, return_inverse=True)
+    numbers = torch.randint(2**32, (rows.shape[1], 2), generator=torch.Generator().manual_seed(0), device="cpu")
+    _, kind = torch.unique(rows @ numbers.to(rows.device).double(), dim=0, return_inverse=True)
     first = torch.full((int(kind.max()) + 1,), len(rows), device=rows.device)
     first = first.scatter_reduce(0, kind, torch.arange(len(rows), device=rows.device), "amin")
     return rows[first], kind
