@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from convertible import generated, images, net
+from convertible import SMALL, generated, images, net
 from torch import nn
 
-from csgconv import CSGConv2d, SliceGenerator, dead_codes, export, generators
+from csgconv import CSGConv2d, SliceGenerator, convert, dead_codes, export, generators
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model has")
 
@@ -72,11 +72,18 @@ def test_autocast_and_inference_mode_do_not_show():
     assert torch.equal(plain(images()), model(images()))
 
 
+def test_networks_without_data():
+    plain = export(convert(net().to("meta"), **SMALL))
+    assert type(plain[6]) is nn.Conv2d and plain[6].weight.is_meta
+
+
 def test_what_cannot_be_exported():
     with pytest.raises(ValueError, match="no CSGConv2d"):
         export(net())
     with pytest.raises(TypeError, match="model must be an nn"):
         export("net")
+    with pytest.raises(TypeError, match="model must be an nn"):
+        dead_codes("net")
     model = generated()
     with pytest.raises(ValueError, match="belongs to no layer of this model"):
         export(model[4:])

@@ -11,6 +11,7 @@ from torch import nn
 
 from ._common.convert import Swap, walk
 from .modules import CSGConv2d, registered_generators
+from .product import without_autocast
 
 
 def export(model: nn.Module, inplace: bool = False) -> nn.Module:
@@ -55,8 +56,7 @@ def export(model: nn.Module, inplace: bool = False) -> nn.Module:
 
 
 def _plain(layer: Any) -> Swap:
-    device = layer.generator.codes.device
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.no_grad(), without_autocast(layer.generator.codes):
         weight = layer.weight.clone(memory_format=torch.contiguous_format)
     new = nn.Conv2d(
         layer.in_channels,
@@ -94,12 +94,17 @@ def dead_codes(model: nn.Module) -> DeadCodes:
 
     They get no gradient and only decay. The network computes the same without them; `save_compact` leaves them out.
 
+    Raises:
+        TypeError: `model` is no module.
+
     Example:
         >>> generator = SliceGenerator(72, (12, 12, 3, 3))
         >>> print(dead_codes(CSGConv2d(16, 16, 3, generator)))
         the layer: 1 of 4 codes
         1 of 4 codes, 72 parameters, are dead
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, but it is a {type(model).__name__}.")
     dead = rows = parameters = 0
     layers: dict[str, tuple[int, int]] = {}
     for name, module in model.named_modules():
