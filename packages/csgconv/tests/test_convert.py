@@ -80,6 +80,7 @@ broken.weight.data[0, 0, 0, 0] = math.inf
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3)), "ParametrizedConv2d"),
         (type("SameConv2d", (nn.Conv2d,), {})(8, 8, 3), "SameConv2d"),
         (nn.Conv2d(8, 8, 3, dtype=torch.float64), "its weights are torch.float64 on cpu"),
+        (nn.Conv2d(8, 8, 3, dtype=torch.complex64), "its weights are torch.complex64, but kernels are made in float32"),
     ],
 )
 def test_what_does_not_fit_is_left_with_the_reason(layer, reason):
@@ -156,6 +157,8 @@ def test_growth_is_told_with_what_would_not_grow():
     assert before - 160 < after <= before  # one more number in each code, and in each row of W, is too much
     with pytest.warns(UserWarning, match="only slices of fewer numbers would have fewer"):
         convert(model, 20, (40, 40, 3, 3))
+    with pytest.warns(UserWarning, match="only slices of fewer numbers would have fewer"):
+        convert(model, 20, (40, 40, 3, 3), bias=True)
 
 
 @pytest.mark.filterwarnings("default")

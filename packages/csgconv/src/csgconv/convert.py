@@ -23,6 +23,7 @@ from .modules import CSGConv2d
 Size = tuple[int, int, int, int]
 KEPT = 1e-6  # relative error that rounding explains
 INITS = ("he", "reference", "uniform", "lstsq")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def convert(
@@ -168,6 +169,8 @@ class _Rule:
         codes = Layer(shape, self.size, self.layout, layer.groups).rows * self.code_size
         if codes >= layer.weight.numel():
             return "its codes would be as many numbers as its weights, or more"
+        if layer.weight.dtype not in DTYPES:
+            return f"its weights are {layer.weight.dtype}, but kernels are made in float32, 64, 16 and bfloat16"
         if self.finite and not layer.weight.is_meta and not layer.weight.isfinite().all():
             return "its weights are not finite"
         return ""
@@ -215,5 +218,5 @@ def _warn_of_growth(report: ConvertReport, generator: SliceGenerator) -> None:
         return
     rows = sum(len(t) for t in generator.parameters() if t.dim() == 2)
     most = (before - after + rows * generator.code_size) // rows
-    remedy = f"code_size={most} would have no more" if most else "only slices of fewer numbers would have fewer"
+    remedy = f"code_size={most} would have no more" if most > 0 else "only slices of fewer numbers would have fewer"
     warnings.warn(f"the model has {after} parameters, more than the {before} before: {remedy}.", stacklevel=3)
