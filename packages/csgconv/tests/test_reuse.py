@@ -146,6 +146,40 @@ def test_generators_of_another_kind_are_refused(source, target, message):
         load_generator(model, generated(**source).state_dict())
 
 
+def test_the_published_segmentation_names_its_generators_in_any_order():
+    target = nn.Sequential(other(), other())
+    backbone, pyramid = (torch.randn(144, 8) for _ in range(2))
+    state = {"CSG.weight": pyramid, "backbone.CSG.weight": backbone, "aspp.CSG.weight": pyramid}
+    for names in (state, reversed(state)):
+        load_generator(target, {name: state[name] for name in names})
+        found = [generator.weight for generator in generators(target)]
+        assert torch.equal(found[0], backbone) and torch.equal(found[1], pyramid)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("weight", torch.zeros(144), "holds no generator"),
+        ("codes", torch.zeros(8), "holds no generator"),
+        ("codes", torch.zeros(8, 0), "holds no generator"),
+        ("bias", torch.zeros(3), r"a bias of shape \(3,\), but slices of 144"),
+    ],
+)
+def test_what_only_bears_the_names_of_a_generator_changes_nothing(name, value, message):
+    target, state = other(bias=True), generated(bias=True).state_dict()
+    before = own(target).weight.clone()
+    with pytest.raises(ValueError, match=message):
+        load_generator(target, {**state, f"3.generator.{name}": value})
+    assert torch.equal(own(target).weight, before) and own(target).weight.requires_grad
+
+
+def test_a_parametrized_generator_is_refused():
+    model = other()
+    nn.utils.parametrize.register_parametrization(own(model), "weight", nn.Tanh(), unsafe=True)
+    with pytest.raises(ValueError, match="a generator that is parametrized"):
+        load_generator(model, generated().state_dict())
+
+
 def test_a_generator_without_bias_leaves_none():
     model = other(bias=True)
     nn.init.ones_(own(model).bias)

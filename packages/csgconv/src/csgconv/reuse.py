@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from . import packing
 from ._common import weights
@@ -31,15 +32,15 @@ def load_generator(
 ) -> nn.Module:
     """Puts a generator that was trained in another network into `model`, and by default freezes it.
 
-    W is replaced, and b, by 0 where the file has none; the codes stay and learn. (The authors' code for this selects
-    nothing from the file and then freezes what was drawn at random.) A model and a file of several generators have as
-    many, in the same order; a single one in the file goes into all of the model's.
+    W is replaced, and b, by 0 where the file has none; the codes stay. (The authors' code for this selects nothing from
+    the file and then freezes what was drawn at random.) A model and a file of several generators have as many, in the
+    same order; a single one in the file goes into all of the model's.
 
     Args:
         model: a network with generated layers, with slices of the same size and codes of the same length.
         path_or_state_dict: a file or its content: a state dict of any network with a generator, of a `SliceGenerator`
             itself, what `save_compact` wrote, or one of the authors' checkpoints.
-        freeze: the generator does not learn any more, the codes do; False lets it learn.
+        freeze: the generator does not learn any more, though its codes may; False leaves that as it is.
         match_scale: multiplies the codes so that kernels keep their scale on average, where W has another one. For
             codes as they were drawn for `init="he"`.
 
@@ -49,8 +50,8 @@ def load_generator(
     Raises:
         TypeError: `model` is no module.
         OSError: there is no such file.
-        ValueError: no generator in `model` or in the file, one of another size or kind, or another number of them; the
-            model is then unchanged.
+        ValueError: no generator in `model` or in the file, one of another size or kind, or another number of them, or a
+            parametrized one in `model`, which is then unchanged.
 
     Example:
         >>> load_generator(timm.create_model("csg_resnet56"), "csg_resnet20.pt")  # doctest: +SKIP
@@ -60,6 +61,8 @@ def load_generator(
     owners, found = registered_generators(model), _generators(path_or_state_dict)
     if not owners:
         raise ValueError("model has no CSGConv2d, and so no generator to replace.")
+    if any(is_parametrized(owner) for owner in owners):
+        raise ValueError("model has a generator that is parametrized: remove the parametrizations first.")
     if len(found) not in (1, len(owners)):
         raise ValueError(f"The checkpoint holds {len(found)} generators, but the model has {len(owners)}.")
     pairs = [(owner, _fitted(owner, state)) for owner, state in zip(owners, found * len(owners))]
@@ -83,14 +86,27 @@ def _generators(path_or_state_dict: str | PathLike[str] | Mapping[str, Any]) -> 
     for name, value in state.items():
         if match := _OURS.fullmatch(name) or _ALONE.fullmatch(name):
             found.setdefault(match[1], {})[match[2]] = value
-        elif _PUBLISHED.fullmatch(name) and not any(torch.equal(value, other) for other in published):
-            published.append(value)  # the authors have the same in every block
-    ours = [own for own in found.values() if "codes" in own and {"weight", "bits"} & own.keys()]
+        elif (
+            _PUBLISHED.fullmatch(name)
+            and value.dim() == 2
+            and not any(torch.equal(value, other) for other in published)
+        ):
+            # They have the same in every block. That of DeepLab itself may come before that of its backbone.
+            published.insert(0 if name.startswith("backbone.") else len(published), value)
+    ours = [own for own in found.values() if _whole(own)]
     if not ours and not published:
         raise ValueError(
             "The checkpoint holds no generator: no 'generator.weight' or 'generator.bits' beside its codes."
         )
     return ours + [{"weight": weight} for weight in published]
+
+
+def _whole(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are matrices W, or its bits, and C."""
+    codes, weight = state.get("codes"), state.get("weight", state.get("bits"))
+    if codes is None or weight is None or codes.dim() != 2 or not codes.shape[1]:
+        return False
+    return weight.dim() == (2 if "weight" in state else 1)
 
 
 def _fitted(owner: SliceGenerator, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -111,6 +127,8 @@ def _fitted(owner: SliceGenerator, state: Mapping[str, Tensor]) -> tuple[Tensor,
         raise ValueError("The checkpoint's generator is not binary, but the model's is: build it with binary=False.")
     if bias is not None and owner.bias is None:
         raise ValueError("The checkpoint's generator has a bias, but the model's has none: build it with bias=True.")
+    if bias is not None and bias.shape != (rows,):
+        raise ValueError(f"The checkpoint's generator has a bias of shape {tuple(bias.shape)}, but slices of {rows}.")
     return weight, bias
 
 
