@@ -176,3 +176,5 @@ def test_what_is_no_checkpoint(tmp_path):
     assert_refuses_what_is_no_checkpoint(lambda path: load_original(path, model), {"net": model.state_dict()}, tmp_path)
     with pytest.raises(ValueError, match="holds no weights under 'net', 'state_dict' or 'model', only"):
         read_original({"acc": 93.0, "epoch": 3})
+    with pytest.raises(ValueError, match="holds no weights"):
+        read_original({"acc": 93.0, 3: torch.zeros(3)})

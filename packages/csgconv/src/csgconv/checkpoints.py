@@ -109,9 +109,9 @@ def read_original(path_or_state_dict: str | PathLike[str] | Mapping[str, Any]) -
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
             break
-    if not checkpoint or not all(isinstance(value, Tensor) for value in checkpoint.values()):
+    if not checkpoint or not all(isinstance(n, str) and isinstance(value, Tensor) for n, value in checkpoint.items()):
         raise ValueError(
-            f"the checkpoint holds no weights under 'net', 'state_dict' or 'model', only {sorted(checkpoint)}"
+            f"the checkpoint holds no weights under 'net', 'state_dict' or 'model', only {sorted(map(str, checkpoint))}"
         )
     return {name.removeprefix("module."): value for name, value in checkpoint.items()}
 
