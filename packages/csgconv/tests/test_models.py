@@ -9,6 +9,7 @@ from torch import nn
 timm = pytest.importorskip("timm")
 
 from small_networks import CLASSIFIERS, NETWORKS, STAGED, build, close, images, output, small  # noqa: E402
+from timm.models.resnet import Bottleneck  # noqa: E402
 
 from csgconv import CSGConv2d, generators  # noqa: E402
 from leanconv.testing.models import assert_checkpointing_changes_nothing, layer_decay  # noqa: E402
@@ -275,6 +276,8 @@ def test_stochastic_depth_and_dropout(kind):
         ("shufflenet", {"channels": (16, 24, 41, 72)}, r"channels of the stages must be even, got \(16, 24, 41, 72\)"),
         ("shufflenet", {"width": 3}, "width must be 0.5, 1, 1.5 or 2, got 3"),
         ("bottleneck", {"stem": "deep"}, "stem must be 'imagenet' or 'lowres', got 'deep'"),
+        ("bottleneck", {"block": type("Other", (Bottleneck,), {})}, "block must be timm's BasicBlock or Bottleneck"),
+        ("deeplab", {"features_only": True}, "csg_deeplabv3 has no features_only"),
         ("deeplab", {"generators": 3}, "generators must be 1 or 2, got 3"),
         ("deeplab", {"output_stride": 32}, "output_stride must be 8 or 16, got 32"),
     ],

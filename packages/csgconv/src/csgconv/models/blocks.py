@@ -32,8 +32,11 @@ def generate_all(model: nn.Module, generator: SliceGenerator | None, *, first_on
     Those are both of a basic block, or the first alone; and the middle one of a bottleneck.
     """
     names = {Bottleneck: ("conv2",), BasicBlock: ("conv1",) if first_only else ("conv1", "conv2")}
-    for block in list(model.modules()):
-        for name in names.get(type(block), ()):
+    blocks = [block for block in model.modules() if type(block) in names]
+    if not blocks and generator is not None:
+        raise ValueError("block must be timm's BasicBlock or Bottleneck: no kernel of another is generated.")
+    for block in blocks:
+        for name in names[type(block)]:
             setattr(block, name, generated(getattr(block, name), generator))
 
 

@@ -164,4 +164,6 @@ def csg_deeplabv3(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         >>> model(torch.zeros(1, 3, 65, 65))["out"].shape
         torch.Size([1, 21, 65, 65])
     """
+    if kwargs.get("features_only"):
+        raise ValueError("csg_deeplabv3 has no features_only: csg_resnet101 has.")
     return create(deeplab, "csg_deeplabv3", pretrained, **{"code_size": 128, "slice_shape": (16, 16, 3, 3), **kwargs})
