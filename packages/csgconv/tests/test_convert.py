@@ -64,6 +64,8 @@ def test_report():
 
 hooked = nn.Conv2d(8, 8, 3)
 hooked.register_forward_hook(lambda module, args, out: out.relu())
+patched = nn.Conv2d(8, 8, 3)
+patched.forward = hooked.forward  # as some libraries do to move a layer's weights
 broken = nn.Conv2d(8, 8, 3)
 broken.weight.data[0, 0, 0, 0] = math.inf
 
@@ -76,6 +78,7 @@ broken.weight.data[0, 0, 0, 0] = math.inf
         (nn.Conv2d(8, 8, 3, groups=2), 'grouped (2 groups): layout "flat" makes such kernels'),
         (nn.Conv2d(2, 2, 3), "its codes would be as many numbers as its weights, or more"),
         (hooked, "it has hooks"),
+        (patched, "it has hooks or another forward"),
         (broken, "its weights are not finite"),
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3)), "ParametrizedConv2d"),
         (type("SameConv2d", (nn.Conv2d,), {})(8, 8, 3), "SameConv2d"),

@@ -90,6 +90,13 @@ def test_what_cannot_be_exported():
     model[6].register_forward_hook(lambda module, args, out: out)
     with pytest.raises(ValueError, match="6 has hooks"):
         export(model)
+    model = generated()
+    model[6].forward = lambda x: -x
+    with pytest.raises(ValueError, match="6 has hooks or another forward"):
+        export(model)
+    scaled = type("Scaled", (CSGConv2d,), {})(6, 8, 3, SliceGenerator(8, (4, 4, 3, 3)))
+    with pytest.raises(ValueError, match="the layer is a Scaled, which may compute something else"):
+        export(scaled)
 
 
 @pytest.mark.parametrize(("layout", "rows"), [("raster", 15), ("flat", 12), ("tile", 15)])

@@ -15,6 +15,7 @@ from torch import nn
 
 from ._common.checks import positive_int
 from ._common.convert import ConvertReport, Swap, brief, walk
+from .export import altered
 from .fitting import fit_kernels_
 from .generator import SliceGenerator
 from .layouts import Layer, check_layout, four_sizes
@@ -156,8 +157,8 @@ class _Rule:
             return f"{type(layer).__name__} may compute something else than nn.Conv2d"
         if layer is self.first:
             return "the first convolution stays ordinary"
-        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
-            return "it has hooks, which would be lost"
+        if altered(layer):
+            return "it has hooks or another forward, which would be lost"
         if any(id(parameter) in self.shared for parameter in layer.parameters()):
             return "other layers have its parameters too, which would be parted"
         if self.layout != "flat" and layer.groups != 1:

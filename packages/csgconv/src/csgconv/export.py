@@ -30,8 +30,8 @@ def export(model: nn.Module, inplace: bool = False) -> nn.Module:
 
     Raises:
         TypeError: `model` is no module.
-        ValueError: it has no generated layers, only some of those of a generator, or one with hooks, which would be
-            lost.
+        ValueError: it has no generated layers, only some of those of a generator, one with hooks or another forward,
+            which would be lost, or one of a subclass.
 
     Example:
         >>> layer = CSGConv2d(16, 32, 3, SliceGenerator(72, (12, 12, 3, 3)))
@@ -45,14 +45,23 @@ def export(model: nn.Module, inplace: bool = False) -> nn.Module:
     if not layers:
         raise ValueError("model has no CSGConv2d: there is nothing to export.")
     for name, layer in layers:
-        if any((layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)):
-            raise ValueError(f"{name or 'the layer'} has hooks, which would be lost: remove them first.")
+        if type(layer) is not CSGConv2d:
+            kind = type(layer).__name__
+            raise ValueError(f"{name or 'the layer'} is a {kind}, which may compute something else than CSGConv2d.")
+        if altered(layer):
+            raise ValueError(f"{name or 'the layer'} has hooks or another forward, which would be lost: remove them.")
 
     def policy(name: str, layer: nn.Module) -> Callable[[], Swap] | None:
         return (lambda: _plain(layer)) if isinstance(layer, CSGConv2d) else None
 
     with torch.inference_mode(False):  # an inference tensor cannot be trained on
         return walk(model, policy, where=None, inplace=inplace)
+
+
+def altered(layer: nn.Module) -> bool:
+    """Whether something is attached to it that one in its place would not have."""
+    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
+    return any(hooks) or "forward" in vars(layer)
 
 
 def _plain(layer: Any) -> Swap:
