@@ -75,6 +75,8 @@ def test_what_would_leave_something_out_is_refused():
         ValueError, match=r"lr_factors=\{'head': 10\} is a regular expression that matches no parameter"
     ):
         param_groups(net, 0.1, lr_factors={"head": 10})
+    with pytest.raises(ValueError, match=r"lr_factors=\{'\[': 10\} is no regular expression"):
+        param_groups(net, 0.1, lr_factors={"[": 10})
     with pytest.raises(ValueError, match="no parameter that learns"):
         param_groups(net.requires_grad_(False), 0.1)
     with pytest.raises(TypeError, match="model must be an nn"):

@@ -29,7 +29,7 @@ def param_groups(
         weight_decay: the authors' for CIFAR; 1e-4 for ImageNet.
         decay_vectors: False spares biases, norms and other vectors; the authors decay everything.
         lr_factors: factors on `lr` by regular expression, searched in the names of parameters; of several that match,
-            the last one counts. They win over what the generator itself says, `lr_factors()`.
+            the last one counts. They win over what a module says of its parameters by a method `lr_factors()`.
 
     Raises:
         TypeError: `model` is no module.
@@ -49,7 +49,10 @@ def param_groups(
         raise ValueError("model has no parameter that learns: each has requires_grad=False.")
     factors = _factors(model)
     for pattern, factor in (lr_factors or {}).items():
-        found = [name for name, _ in model.named_parameters() if re.search(pattern, name)]
+        try:
+            found = [name for name, _ in model.named_parameters() if re.search(pattern, name)]
+        except re.error as error:
+            raise ValueError(f"lr_factors={{{pattern!r}: {factor}}} is no regular expression: {error}.") from None
         if not found:
             raise ValueError(f"lr_factors={{{pattern!r}: {factor}}} is a regular expression that matches no parameter.")
         factors |= dict.fromkeys(found, factor)
