@@ -87,6 +87,14 @@ def test_what_float16_does_not_hold_stays_float32(tmp_path):
     torch.testing.assert_close(found[6].weight, model[6].weight, rtol=0, atol=0.02 * model[6].weight.abs().max().item())
 
 
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+def test_small_codes_beside_large_ones_stay(tmp_path, dtype):
+    model = generated()
+    with torch.no_grad():
+        generators(model)[0].codes[: generators(model)[0].layers[0].live] *= 1e-7
+    assert save_compact(model, tmp_path / "net.csg", dtype).errors["3"] < 0.02
+
+
 @pytest.mark.parametrize(
     "tensor",
     [

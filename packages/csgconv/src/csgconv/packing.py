@@ -29,11 +29,11 @@ def encode(tensor: Tensor, dtype: torch.dtype, rows: bool) -> tuple[list[str], T
     if dtype is torch.int8:
         matrix = tensor.dim() == 2 and tensor.numel() > 0 and tensor.is_floating_point()
         if rows and matrix and bool(tensor.isfinite().all()):
-            scale = narrowed(tensor.double().abs().amax(1) / MOST, torch.float16)
-            steps = (tensor.double() / scale.double()[:, None]).nan_to_num(0).round().clamp(-MOST, MOST)
+            scale = narrowed(tensor.double().abs().amax(1, keepdim=True) / MOST, torch.float16, rows)
+            steps = (tensor.double() / scale.double()).nan_to_num(0).round().clamp(-MOST, MOST)
             return ["int8", _name(scale.dtype)], torch.cat([_bytes(steps.to(torch.int8)), _bytes(scale)])
         dtype = torch.float16
-    tensor = narrowed(tensor, dtype)
+    tensor = narrowed(tensor, dtype, rows and tensor.dim() == 2)
     return [_name(tensor.dtype)], _bytes(tensor)
 
 
@@ -47,12 +47,16 @@ def decode(data: Tensor, used: list[str], shape: list[int], dtype: torch.dtype) 
     return tensor.to(dtype)
 
 
-def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """`tensor` in the first dtype from `dtype` on that holds it; float16 holds no very large or very small numbers."""
+def narrowed(tensor: Tensor, dtype: torch.dtype, rows: bool = False) -> Tensor:
+    """`tensor` in the first dtype from `dtype` on that holds it; float16 holds no very large or very small numbers.
+
+    With `rows` each one must be held: other layers own others, of other scales.
+    """
     for narrow, error in HOLDS.items():
         if tensor.is_floating_point() and dtype.itemsize <= narrow.itemsize < tensor.dtype.itemsize:
             small = tensor.to(narrow)
-            if (small.double() - tensor.double()).norm() <= error * tensor.double().norm():
+            lost, whole = (t if rows else t.reshape(1, -1) for t in (small.double() - tensor.double(), tensor.double()))
+            if bool((lost.norm(dim=1) <= error * whole.norm(dim=1)).all()):
                 return small
     return tensor
 
