@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 
 import pytest
 import torch
@@ -138,6 +139,22 @@ def test_half_written_files_are_never_seen(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         save_compact(model, path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["net.csg"]
+
+
+def test_threads_write_one_after_another(tmp_path, monkeypatch):
+    models, path, save = (generated().eval(), generated().eval()), tmp_path / "net.csg", torch.save
+
+    def interrupted(content, file):
+        monkeypatch.setattr(torch, "save", save)
+        other = threading.Thread(target=save_compact, args=(models[1], path))
+        other.start(), other.join()
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    save_compact(models[0], path)
+    assert torch.equal(load_compact(twin(), path)(images()), models[0](images())) and os.listdir(tmp_path) == [
+        "net.csg"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import zlib
 from collections.abc import Mapping, Set
 from math import prod
@@ -117,7 +118,7 @@ def is_packed(content: Mapping[str, Any]) -> bool:
 
 def replace_file(path: Path, content: Mapping[str, Any]) -> None:
     """Writes `content` beside `path`, flushes it to disk, and gives it that name."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         with partial.open("wb") as file:
             torch.save(content, file)
