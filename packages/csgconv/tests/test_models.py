@@ -278,6 +278,7 @@ def test_stochastic_depth_and_dropout(kind):
         ("bottleneck", {"stem": "deep"}, "stem must be 'imagenet' or 'lowres', got 'deep'"),
         ("bottleneck", {"block": type("Other", (Bottleneck,), {})}, "block must be timm's BasicBlock or Bottleneck"),
         ("deeplab", {"features_only": True}, "csg_deeplabv3 has no features_only"),
+        ("deeplab", {"num_classes": 0}, "num_classes must be at least 1, but it is 0"),
         ("deeplab", {"generators": 3}, "generators must be 1 or 2, got 3"),
         ("deeplab", {"output_stride": 32}, "output_stride must be 8 or 16, got 32"),
     ],

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.deeplabv3 import ASPP, ASPPConv, DeepLabV3
 
+from .._common.checks import positive_int
 from ..generator import SliceGenerator
 from .blocks import generate_all, generated
 from .imagenet import resnet
@@ -95,6 +96,7 @@ def deeplab(
         raise ValueError(f"output_stride must be 8 or 16, got {output_stride!r}")
     if generators not in (1, 2):
         raise ValueError(f"generators must be 1 or 2, got {generators!r}")
+    positive_int("num_classes", num_classes)
     with nullcontext() if device is None else torch.device(device):
         sizes = {"block": Bottleneck, "layers": (3, 4, 23, 3), **kwargs}
         body: Any = resnet(output_stride=stride, num_classes=0, **sizes)
