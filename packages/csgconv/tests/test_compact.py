@@ -11,7 +11,7 @@ import torch
 from convertible import SMALL, generated, images, net
 from torch import nn
 
-from csgconv import convert, generators, load_compact, packing, save_compact
+from csgconv import convert, export, generators, load_compact, packing, save_compact
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model has")
 
@@ -86,6 +86,21 @@ def test_what_float16_does_not_hold_stays_float32(tmp_path):
     assert torch.equal(found[4].running_var, model[4].running_var)
     torch.testing.assert_close(found[4].running_mean, model[4].running_mean)
     torch.testing.assert_close(found[6].weight, model[6].weight, rtol=0, atol=0.02 * model[6].weight.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_a_layer_of_two_names_is_stored_once(tmp_path, dtype):
+    block = nn.Conv2d(6, 6, 3, padding=1)
+    once, twice = (convert(nn.Sequential(nn.Conv2d(3, 6, 3), *[block] * n), **SMALL) for n in (1, 2))
+    numbers = []
+    for model in (once, twice):
+        report = save_compact(model, tmp_path / "net.csg", dtype)
+        numbers.append(len(torch.load(report.path, weights_only=True)["data"]))
+    assert numbers[0] == numbers[1]
+    assert report.plain_size == sum(value.nbytes for value in export(twice).state_dict().values())
+    found = load_compact(copy.deepcopy(twice), tmp_path / "net.csg")
+    error = (found[1].weight - twice[1].weight).norm() / twice[1].weight.norm()
+    assert error.item() == pytest.approx(report.errors["1"], rel=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])

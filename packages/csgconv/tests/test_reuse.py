@@ -125,6 +125,16 @@ def test_several_generators():
     assert generators(target)[0].codes.requires_grad
 
 
+def test_a_generator_of_two_names_is_one(tmp_path):
+    block = nn.Conv2d(6, 6, 3, padding=1)
+    source = convert(nn.Sequential(nn.Conv2d(3, 6, 3), block, block), **SMALL)
+    save_compact(source, tmp_path / "net.csg")
+    for given in (source.state_dict(), tmp_path / "net.csg"):
+        target = other()
+        load_generator(target, given)
+        assert torch.equal(own(target).weight, own(source).weight)
+
+
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [

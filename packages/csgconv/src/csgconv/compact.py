@@ -111,7 +111,7 @@ def load_compact(model: nn.Module, path: str | PathLike[str] | Mapping[str, Any]
 
 
 def _owners(model: nn.Module) -> dict[str, SliceGenerator]:
-    """The generators by what their names in the state dict begin with."""
+    """The generators by what their names in the state dict begin with; one has several where layers have."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, but it is a {type(model).__name__}.")
     found = registered_generators(model)
@@ -119,8 +119,8 @@ def _owners(model: nn.Module) -> dict[str, SliceGenerator]:
         raise ValueError("model has no CSGConv2d, and so no codes: save its state dict as usual.")
     if any(is_parametrized(generator, "codes") for generator in found):
         raise ValueError("model has a generator whose codes are parametrized: remove the parametrization first.")
-    names = {module: f"{name}." if name else "" for name, module in model.named_modules()}
-    return {names[generator]: generator for generator in found}
+    modules = model.named_modules(remove_duplicate=False)
+    return {f"{name}.": module for name, module in modules if isinstance(module, SliceGenerator)}
 
 
 def _about(generator: SliceGenerator) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _kernel_errors(
         own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         twins[generator].load_state_dict({name: own[name] for name in twins[generator].state_dict()})
     errors, size = {}, 0
-    for name, layer in model.named_modules():
+    for name, layer in model.named_modules(remove_duplicate=False):
         if isinstance(layer, CSGConv2d):
             with without_autocast(layer.generator.codes):
                 found, wanted = twins[layer.generator].kernel(layer.index), layer.weight

@@ -61,6 +61,8 @@ def load_generator(
     owners, found = registered_generators(model), _generators(path_or_state_dict)
     if not owners:
         raise ValueError("model has no CSGConv2d, and so no generator to replace.")
+    if len(found) != len(owners):
+        found = _distinct(found)
     if any(is_parametrized(owner) for owner in owners):
         raise ValueError("model has a generator that is parametrized: remove the parametrizations first.")
     if len(found) not in (1, len(owners)):
@@ -99,6 +101,15 @@ def _generators(path_or_state_dict: str | PathLike[str] | Mapping[str, Any]) -> 
             "The checkpoint holds no generator: no 'generator.weight' or 'generator.bits' beside its codes."
         )
     return ours + [{"weight": weight} for weight in published]
+
+
+def _distinct(found: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """A layer that a network has under several names has its generator under several, too."""
+    distinct: list[dict[str, Tensor]] = []
+    for state in found:
+        if not any(state.keys() == one.keys() and all(torch.equal(state[n], one[n]) for n in one) for one in distinct):
+            distinct.append(state)
+    return distinct
 
 
 def _whole(state: Mapping[str, Tensor]) -> bool:
