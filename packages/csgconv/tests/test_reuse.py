@@ -190,6 +190,11 @@ def test_a_parametrized_generator_is_refused():
         load_generator(model, generated().state_dict())
 
 
+def test_a_model_without_data_is_refused():
+    with pytest.raises(ValueError, match="model is on the meta device"):
+        load_generator(other().to("meta"), generated().state_dict())
+
+
 def test_a_generator_without_bias_leaves_none():
     model = other(bias=True)
     nn.init.ones_(own(model).bias)

@@ -50,8 +50,8 @@ def load_generator(
     Raises:
         TypeError: `model` is no module.
         OSError: there is no such file.
-        ValueError: no generator in `model` or in the file, one of another size or kind, or another number of them, or a
-            parametrized one in `model`, which is then unchanged.
+        ValueError: no generator in `model` or in the file, one of another size or kind, or another number of them, or
+            one in `model` that is parametrized or on the meta device; the model is then unchanged.
 
     Example:
         >>> load_generator(timm.create_model("csg_resnet56"), "csg_resnet20.pt")  # doctest: +SKIP
@@ -65,6 +65,8 @@ def load_generator(
         found = _distinct(found)
     if any(is_parametrized(owner) for owner in owners):
         raise ValueError("model has a generator that is parametrized: remove the parametrizations first.")
+    if any(owner.weight.is_meta for owner in owners):
+        raise ValueError("model is on the meta device, where nothing can be loaded: model.to_empty(device=...) first.")
     if len(found) not in (1, len(owners)):
         raise ValueError(f"The checkpoint holds {len(found)} generators, but the model has {len(owners)}.")
     pairs = [(owner, _fitted(owner, state)) for owner, state in zip(owners, found * len(owners))]
