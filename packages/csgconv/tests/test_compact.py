@@ -212,6 +212,7 @@ def test_files_that_are_damaged_or_something_else(tmp_path):
     for change, message in (
         ({"data": content["data"][:-40]}, "damaged"),
         ({"header": content["header"][:-9]}, "damaged"),
+        ({"data": content["data"] ^ (torch.arange(len(content["data"])) == 77)}, "not those that were written"),
         ({"csgconv": 2}, "has format 2, but this version of csgconv reads 1: update"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import threading
@@ -79,9 +80,10 @@ def pack(tensors: Mapping[str, Tensor], dtype: torch.dtype, rows: Set[str], abou
             parts.append(data)
             end += len(data)
         places.append([name, *known[key]])
-    header = zlib.compress(json.dumps({**about, "tensors": places}, separators=(",", ":")).encode(), 9)
-    numbers = torch.tensor(list(header), dtype=torch.uint8, device="cpu")
-    return {"csgconv": FORMAT, "header": numbers, "data": torch.cat(parts)}
+    data = torch.cat(parts)
+    text = json.dumps({**about, "tensors": places, "crc": _checksum(data)}, separators=(",", ":"))
+    header = torch.tensor(list(zlib.compress(text.encode(), 9)), dtype=torch.uint8, device="cpu")
+    return {"csgconv": FORMAT, "header": header, "data": data}
 
 
 def unpack(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -102,6 +104,8 @@ def unpack(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor
     try:
         about = json.loads(zlib.decompress(bytes(content["header"].tolist())))
         places, data = about.pop("tensors"), content["data"]
+        if about.pop("crc") != _checksum(data):  # torch reads whatever bytes there are
+            raise ValueError("its numbers are not those that were written")
         tensors = {
             name: decode(data[start:end], used, shape, getattr(torch, dtype))
             for name, shape, dtype, used, start, end in places
@@ -127,6 +131,11 @@ def replace_file(path: Path, content: Mapping[str, Any]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _checksum(data: Tensor) -> int:
+    data = data.cpu().contiguous()
+    return zlib.crc32((ctypes.c_ubyte * data.nbytes).from_address(data.data_ptr()))
 
 
 def _bytes(tensor: Tensor) -> Tensor:
