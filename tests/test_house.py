@@ -40,6 +40,13 @@ def test_packages_are_twins(package):
         assert text == (ROOT / "packages" / first / file).read_text().replace(first, package)
 
 
+def test_helpers_of_tests_have_names_of_their_own():
+    """Tests import them by their bare names: of two with one name, a process would find the first for both."""
+    files = [*ROOT.glob("packages/*/tests/*.py"), *ROOT.glob("shared/tests/*.py"), *ROOT.glob("tests/**/*.py")]
+    helpers = [file.name for file in files if not file.name.startswith(("test_", "conftest", "__init__"))]
+    assert len(helpers) == len(set(helpers))
+
+
 def test_copies_equal_their_source():
     done = subprocess.run(
         [sys.executable, "shared/common/sync.py", "--check"], cwd=ROOT, capture_output=True, text=True

@@ -1,6 +1,6 @@
 """The authors' checkpoints: files made by their naming rule must give the logits of their code.
 
-The published files are not at hand, so both the files and the networks are rebuilt in `as_published.py`.
+The published files are not at hand, so both the files and the networks are rebuilt in `originals.py`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import torch
 
 timm = pytest.importorskip("timm")
 
-from as_published import MOBILE, Published, densenet, mobilenet, resnet, shufflenet  # noqa: E402
-from small_networks import CODES, NETWORKS, build, close, images, output, published  # noqa: E402
+from narrow_networks import CODES, NETWORKS, build, close, images, output, published  # noqa: E402
+from originals import MOBILE, Published, densenet, mobilenet, resnet, shufflenet  # noqa: E402
 
 import csgconv  # noqa: E402
 from csgconv.checkpoints import from_original, load_original, read_original  # noqa: E402

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from convertible import SMALL, generated, images, net
+from nets_to_convert import SMALL, generated, images, net
 from torch import nn
 
 from csgconv import convert, export, generators, load_compact, packing, save_compact

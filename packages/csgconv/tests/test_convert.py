@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from convertible import SMALL, generated, images, net
+from nets_to_convert import SMALL, generated, images, net
 from torch import nn
 
 from csgconv import ConvertReport, CSGConv2d, convert, export, generators, param_groups

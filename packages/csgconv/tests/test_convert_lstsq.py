@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from convertible import SMALL, net
+from nets_to_convert import SMALL, net
 from torch import nn
 
 from csgconv import CSGConv2d, SliceGenerator, convert, generators

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from convertible import SMALL, generated, images, net
+from nets_to_convert import SMALL, generated, images, net
 from torch import nn
 
 from csgconv import CSGConv2d, SliceGenerator, convert, dead_codes, export, generators

@@ -8,7 +8,7 @@ from torch import nn
 
 timm = pytest.importorskip("timm")
 
-from small_networks import CLASSIFIERS, NETWORKS, STAGED, build, close, images, output, small  # noqa: E402
+from narrow_networks import CLASSIFIERS, NETWORKS, STAGED, build, close, images, output, small  # noqa: E402
 from timm.models.resnet import Bottleneck  # noqa: E402
 
 from csgconv import CSGConv2d, generators  # noqa: E402

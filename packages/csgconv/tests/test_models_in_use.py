@@ -13,7 +13,7 @@ import torch
 
 timm = pytest.importorskip("timm")
 
-from small_networks import CLASSIFIERS, NETWORKS, STAGED, build, close, images, output, small  # noqa: E402
+from narrow_networks import CLASSIFIERS, NETWORKS, STAGED, build, close, images, output, small  # noqa: E402
 
 import csgconv  # noqa: E402
 from csgconv import CSGConv2d, SliceGenerator, generators  # noqa: E402

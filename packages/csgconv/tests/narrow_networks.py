@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import as_published
+import originals
 import pytest
 import torch
-from as_published import Published
+from originals import Published
 from torch import Tensor, nn
 
 timm = pytest.importorskip("timm")
@@ -21,16 +21,16 @@ _SEGMENT = {"layers": (1, 1, 2, 4), "channels": (8, 8, 16, 16), "width": 16}
 _BASIC = {"layers": _STAGES["layers"], "channels": _STAGES["channels"], "kind": "basic"}
 # Its name, its sizes, its slices and codes, the authors' function and what that is told, the entry's classes.
 NETWORKS = {
-    "resnet": ("csg_resnet20", _LOW, THREE, as_published.resnet, _LOW),
-    "densenet": ("csg_densenet_bc", {"depth": 10, "growth_rate": 12}, THREE, as_published.densenet,
+    "resnet": ("csg_resnet20", _LOW, THREE, originals.resnet, _LOW),
+    "densenet": ("csg_densenet_bc", {"depth": 10, "growth_rate": 12}, THREE, originals.densenet,
                  {"layers": (1, 1, 1), "growth": 12}),
-    "mobilenet": ("csg_mobilenetv2", _MOBILE, ONE, as_published.mobilenet, {"blocks": _MOBILE_BLOCKS, "last": 80}),
-    "shufflenet": ("csg_shufflenetv2", _SHUFFLE, ONE, as_published.shufflenet, _SHUFFLE),
-    "basic": ("csg_resnet34", _STAGES, THREE, as_published.imagenet, _BASIC),
-    "first": ("csg_resnet18", _STAGES, THREE, as_published.imagenet, {**_BASIC, "kind": "first"}),
-    "bottleneck": ("csg_resnet50", _STAGES, THREE, as_published.imagenet, {**_BASIC, "kind": "bottleneck"}),
-    "deeplab": ("csg_deeplabv3", _SEGMENT, THREE, as_published.deeplab, {**_SEGMENT, "stride": 16}),
-    "deeplab8": ("csg_deeplabv3", {**_SEGMENT, "output_stride": 8}, THREE, as_published.deeplab,
+    "mobilenet": ("csg_mobilenetv2", _MOBILE, ONE, originals.mobilenet, {"blocks": _MOBILE_BLOCKS, "last": 80}),
+    "shufflenet": ("csg_shufflenetv2", _SHUFFLE, ONE, originals.shufflenet, _SHUFFLE),
+    "basic": ("csg_resnet34", _STAGES, THREE, originals.imagenet, _BASIC),
+    "first": ("csg_resnet18", _STAGES, THREE, originals.imagenet, {**_BASIC, "kind": "first"}),
+    "bottleneck": ("csg_resnet50", _STAGES, THREE, originals.imagenet, {**_BASIC, "kind": "bottleneck"}),
+    "deeplab": ("csg_deeplabv3", _SEGMENT, THREE, originals.deeplab, {**_SEGMENT, "stride": 16}),
+    "deeplab8": ("csg_deeplabv3", {**_SEGMENT, "output_stride": 8}, THREE, originals.deeplab,
                  {**_SEGMENT, "stride": 8}),
 }  # fmt: skip
 STAGED = ("resnet", "densenet", "mobilenet", "shufflenet")
