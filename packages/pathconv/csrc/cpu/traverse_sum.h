@@ -121,6 +121,25 @@ void sum_pieces(const PixelSum& job) {
   __builtin_memcpy(out, lines, (length - q) * channels * sizeof(A));
 }
 
+#if LEVEL_BYTES == 64
+// Of `count` slots, a multiple of 16, the first three of every four numbers to `out`; the slots become zero.
+inline void squeeze_threes(float* slots, int64_t count, float* out, bool stream) {
+  const __m512i first = _mm512_setr_epi32(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18, 20);
+  const __m512i second = _mm512_setr_epi32(5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18, 20, 21, 22, 24, 25);
+  const __m512i third = _mm512_setr_epi32(10, 12, 13, 14, 16, 17, 18, 20, 21, 22, 24, 25, 26, 28, 29, 30);
+  for (int64_t i = 0; i < count; i += 16, slots += 64, out += 48) {
+    __m512 v[4];
+    for (int64_t k = 0; k < 4; ++k) {
+      v[k] = _mm512_loadu_ps(slots + 16 * k);
+      _mm512_storeu_ps(slots + 16 * k, _mm512_setzero_ps());
+    }
+    put_line(out, (__m512i)_mm512_permutex2var_ps(v[0], first, v[1]), stream);
+    put_line(out + 16, (__m512i)_mm512_permutex2var_ps(v[1], second, v[2]), stream);
+    put_line(out + 32, (__m512i)_mm512_permutex2var_ps(v[2], third, v[3]), stream);
+  }
+}
+#endif
+
 // The other way round: positions in their order, as memory likes them best, each part added to the slot of its pixel.
 // Along a path neighbours follow each other, so slots are in the cache. At the end they are written out, and are zero.
 template <int P, int C, class A, int B>
@@ -145,10 +164,18 @@ void scatter_pieces(const PixelSum& job) {
     copy_exactly(reinterpret_cast<const char*>(row + p * path), reinterpret_cast<char*>(&part), channels * sizeof(A));
     slots[index[p * length]] += part;
   }
-  A lines[(kTile + 1) * B / sizeof(A)] __attribute__((aligned(64)));
+  // (So many at once that the lines are read long after they were written: sooner, a read waits for the writes.)
+  constexpr int64_t kPixels = 256;
+  A lines[(kPixels + 1) * B / sizeof(A)] __attribute__((aligned(64)));
   A* out = static_cast<A*>(job.out);
-  for (int64_t q = 0; q < length; q += kTile, out += kTile * channels) {
-    const int64_t count = length - q < kTile ? length - q : kTile;
+  for (int64_t q = 0; q < length; q += kPixels, out += kPixels * channels) {
+    const int64_t count = length - q < kPixels ? length - q : kPixels;
+#if LEVEL_BYTES == 64
+    if (sizeof(A) == 4 && C == 3 && count == kPixels) {
+      squeeze_threes(reinterpret_cast<float*>(slots + q), count, reinterpret_cast<float*>(out), job.stream);
+      continue;
+    }
+#endif
     for (int64_t i = 0; i < count; ++i) {
       __builtin_memcpy(lines + i * channels, slots + q + i, B);
       slots[q + i] = Piece{};
