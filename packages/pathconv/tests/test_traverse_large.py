@@ -1,4 +1,4 @@
-"""Results larger than the cache, which are written past it, and samples larger than it, which are summed by squares."""
+"""Results larger than the cache, which are written past it, and samples larger than it, whose sums are scattered."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ def level(request):
 @pytest.mark.parametrize(
     ("batch", "channels", "paths", "height", "width", "dtype"),
     [
-        (9, 3, 3, 130, 113, torch.float32),  # squares that are cut at both edges
-        (22, 3, 3, 256, 256, torch.float32),  # the largest with tables of 16 bits, written past the cache
-        (8, 5, 2, 160, 128, torch.float32),  # pixels of two pieces
+        (9, 3, 3, 130, 113, torch.float32),  # not a whole number of blocks
+        (22, 3, 3, 256, 256, torch.float32),  # written past the cache
+        (8, 5, 2, 160, 128, torch.float32),  # pixels too large for a slot
         (8, 2, 4, 64, 160, torch.float64),
-        (2, 3, 3, 257, 256, torch.float32),  # too large and too few for squares
+        (5, 2, 3, 200, 150, torch.float32),
+        (4, 4, 3, 128, 120, torch.float32),
+        (2, 3, 3, 257, 256, torch.float32),  # too few
         (700, 3, 3, 32, 24, torch.float32),
         (1100, 3, 3, 32, 32, torch.bfloat16),
     ],
@@ -40,6 +42,7 @@ def test_bits_are_those_of_torch(level, batch, channels, paths, height, width, d
     x = torch.randn(batch, channels, height, width, generator=generator).to(dtype)
     y = pathconv.traverse(last(x), tables)
     assert y.stride(1) == 1 and torch.equal(y, torch.cat([x.flatten(2)[:, :, path] for path in order], 1))
+    y = last(torch.randint(-9, 10, y.shape, generator=generator).to(dtype))  # whose sums are exact in any order
     parts = [part[:, :, inverse.long()] for part, inverse in zip(y.chunk(paths, 1), tables.inverse)]
     wide = torch.float32 if dtype == torch.bfloat16 else dtype
     wanted = sum(part.to(wide) for part in parts).to(dtype)

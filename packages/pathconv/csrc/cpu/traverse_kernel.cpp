@@ -7,13 +7,14 @@
 namespace pathconv::traversal {
 namespace {
 
-constexpr int64_t kLargeSample = 1 << 19;     // bytes of which two are too many for the cache
-constexpr int64_t kScatteredBatch = 4;        // samples that are worth slots for the pixels of one
-constexpr int64_t kScatteredBytes = 1 << 20;  // of a result that goes past the cache: images want no gradient at once
+constexpr int64_t kLargeSample = 1 << 19;  // bytes of which two are too many for the cache
+constexpr int64_t kScatteredBatch = 4;     // samples that are worth slots for the pixels of one
 
-// Whether sums are scattered into slots: by shapes alone, so that no number of threads decides in which order they add.
+// Whether sums are scattered into slots, as pays where a sample does not stay in the cache: by shapes alone, so that no
+// number of threads decides in which order they add.
 bool scatters(const Params& a, SequenceStrides gs) {
   const int64_t bytes = a.channels * bytes_of(a.dtype);
+  if (a.paths * a.length() * bytes < kLargeSample) return false;
   const bool apart = gs.l >= a.paths * a.channels;  // not so where a gradient is one number, expanded
   return a.batch >= kScatteredBatch && is_accumulator(a.dtype) && bytes >= 8 && bytes <= kSlot && apart;
 }
@@ -98,7 +99,7 @@ void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int
                 void* x, ImageStrides xs, Place place) {
   const int64_t length = a.length(), bytes = length * a.channels * bytes_of(a.dtype);
   const bool direct = dense_pixels(a, xs), scattered = scatters(a, gs);
-  const bool stream = direct && streams(x, bytes, a.batch * bytes, kScatteredBytes);
+  const bool stream = direct && streams(x, bytes, a.batch * bytes);
   run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> sums;
     if (!direct) sums = std::make_unique<Scratch>(bytes);

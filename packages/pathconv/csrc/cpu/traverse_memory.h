@@ -25,8 +25,8 @@ inline void* at(void* data, int64_t element, DType dtype) {
 }
 
 // Whether rows that start `row` bytes apart at `data` may be written past the cache.
-inline bool streams(const void* data, int64_t row, int64_t bytes, int64_t least = kStreamed) {
-  return bytes >= least && row % 64 == 0 && reinterpret_cast<uintptr_t>(data) % 64 == 0;
+inline bool streams(const void* data, int64_t row, int64_t bytes) {
+  return bytes >= kStreamed && row % 64 == 0 && reinterpret_cast<uintptr_t>(data) % 64 == 0;
 }
 
 // Zeros, aligned for any vector and readable beyond the end by one.
