@@ -100,11 +100,8 @@ def test(session: nox.Session) -> None:
     python = install(session, PACKAGES)
     where = [f"packages/{name}/tests" for name in packages]
     if packages == PACKAGES:
-        where = [
-            "tests",
-            *where,
-            "shared/tests",
-        ]  # those that take minutes first, or one process ends long after others
+        # Those that take minutes come first, or one process ends long after the others.
+        where = ["tests", *where, "shared/tests"]
     how, env = [], {}
     if any(Path(argument.split("::")[0]).exists() for argument in rest):
         where = []  # the arguments say where
@@ -162,7 +159,7 @@ def reproduce(session: nox.Session) -> None:
             stems, known = ", ".join(script.stem for script in scripts), ", ".join(PACKAGES)
             session.error(f"no package is called {name!r}, and no experiment; there are: {known}; {stems}")
         chosen += found
-    python = install(session, PACKAGES)
+    python = install(session, packages)
     size = rest if "--data" in rest else ["--smoke", *rest]
     for script in chosen or scripts:
         run(session, python, script, *size)

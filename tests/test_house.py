@@ -38,6 +38,8 @@ def test_packages_are_twins(package):
     for file in ("setup.py", "MANIFEST.in"):
         text = (ROOT / "packages" / package / file).read_text()
         assert text == (ROOT / "packages" / first / file).read_text().replace(first, package)
+    systems = [(ROOT / "packages" / name / "pyproject.toml").read_text().split("\n[project]")[0] for name in PACKAGES]
+    assert "[build-system]" in systems[0] and len(set(systems)) == 1
 
 
 def test_helpers_of_tests_have_names_of_their_own():
