@@ -113,11 +113,13 @@ def test_bits_hold_signs_of_any_number():
         assert torch.equal(unpack(pack(signs), count), signs)
 
 
-def test_meta_tensors_become_real_ones():
-    net = layers(SliceGenerator(5, (4, 4, 3, 3), device="meta"), (4, 4), (4, 4))
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("binary", [False, True], ids=["real", "binary"])
+def test_meta_tensors_become_real_ones(binary, assign):
+    net = layers(SliceGenerator(5, (4, 4, 3, 3), binary=binary, device="meta"), (4, 4), (4, 4))
     assert net[0].weight.is_meta
-    source = layers(SliceGenerator(5, (4, 4, 3, 3)), (4, 4), (4, 4))
-    for assign in (False, True):
+    source = layers(SliceGenerator(5, (4, 4, 3, 3), binary=binary), (4, 4), (4, 4))
+    for _ in range(2):
         net = net if assign else net.to_empty(device="cpu")
         net.load_state_dict(source.state_dict(), assign=assign)
         assert all(torch.equal(a.weight, b.weight) for a, b in zip(net, source))

@@ -209,7 +209,10 @@ class SliceGenerator(nn.Module):
     def _unpack(self) -> None:
         """The binary W from its bits."""
         with torch.no_grad():
-            signs = unpack(self.get_buffer("bits"), self.weight.numel()).view(self.weight.shape)
+            bits = self.get_buffer("bits")
+            if self.weight.is_meta and not bits.is_meta:  # the bits of a file were assigned to a network without values
+                self.weight = torch.empty_like(self.weight, device=bits.device)
+            signs = unpack(bits, self.weight.numel()).view(self.weight.shape)
             self.weight.copy_(torch.where(signs, -0.5, 0.5))
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
