@@ -57,12 +57,16 @@ def assert_refuses_what_is_no_checkpoint(load: Callable[[Path], object], checkpo
 
     whole = saved(checkpoint)
     load(path)
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=False)
+    older = path.read_bytes()
+    load(path)
     with_objects = saved({key: {}, "object": range(3)})
     contents = {
         with_objects: "holds more than tensors, which to read is to run: only if you trust it, pass what torch.load",
         b"<!DOCTYPE html><html>Sign in</html>": r"best\.pth is no checkpoint: it starts with b'<!DOCTYPE html><html>",
         b"": "is no checkpoint",
         whole[: len(whole) // 2]: "is damaged or no checkpoint",
+        older[:30]: "is damaged or no checkpoint",
         saved([1, 2]): "holds a list",
     }
     for content, says in contents.items():
@@ -70,3 +74,5 @@ def assert_refuses_what_is_no_checkpoint(load: Callable[[Path], object], checkpo
         with pytest.raises(ValueError, match=says) as caught:
             load(path)
         assert "\n" not in str(caught.value)
+    with path.open("rb") as file, pytest.raises(TypeError, match="path must be that of a file, but it is"):
+        load(file.fileno())  # type: ignore[arg-type]

@@ -16,9 +16,12 @@ def read(path: str | PathLike[str]) -> Mapping[str, Any]:
     """The dictionary in a file that `torch.save` wrote; nothing in the file is run.
 
     Raises:
+        TypeError: `path` is something else.
         OSError: there is no such file.
         ValueError: no such dictionary, a damaged file, or one that holds more than tensors and plain values.
     """
+    if not isinstance(path, (str, PathLike)):  # an integer would be an open file of somebody else
+        raise TypeError(f"path must be that of a file, but it is {path!r}.")
     with open(path, "rb") as file:
         start = file.read(24)
     if not start.startswith((b"PK", b"\x80")):  # a zip archive; a pickle, as torch wrote until version 1.6
@@ -32,8 +35,9 @@ def read(path: str | PathLike[str]) -> Mapping[str, Any]:
             f"{path} holds more than tensors, which to read is to run: only if you trust it, pass what "
             "torch.load(..., weights_only=False) returns."
         ) from error
-    except (EOFError, OSError, RuntimeError) as error:  # OSError: a cut archive, of some sizes
-        raise ValueError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # what a damaged file leads to is anything
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{path} is damaged or no checkpoint: {why}") from error
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, but a checkpoint is a dict.")
     return checkpoint
