@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
 
 from leanconv import ranges
 from leanconv.data.order import Order, Place, Shares
@@ -21,6 +20,8 @@ from leanconv.data.tensors import TensorEval, TensorTrain
 if TYPE_CHECKING:
     from leanconv.data.splits import VisionData
 
+Batch = tuple[Any, Any]  # images and labels or masks: two tensors; images and objects: two lists
+
 RANGES = {
     "padding cutout color_jitter": "[0, inf)",
     "rotate": "[0, 180]",
@@ -28,6 +29,7 @@ RANGES = {
     "hflip erase chance blur": "[0, 1]",
     "scale eval_crop shrink": "(0, 1]",
     "ratio resize": "(0, inf)",
+    "sides first_sides crop": "[1, inf)",
 }
 CHOICES = {"erase_mode": ("const", "pixel"), "interpolation": ("bicubic", "bilinear", "lanczos", "nearest", "random")}
 
@@ -39,7 +41,8 @@ class Augment:
     `cutout`, `rotate`, `shift`, `shrink` work on small images in memory; `scale`, `ratio`, `color_jitter`,
     `rand_augment`, `interpolation`, `eval_crop` on photographs, and on small images once `rand_augment` is asked for.
     `padding` works on both and takes the place of `scale` and `ratio`, as is usual for images of 32 or 64 pixels.
-    Images with masks take `resize`, `hflip`, `blur` and `color_jitter`, and are cropped to squares anyway.
+    Images with masks take `resize`, `hflip`, `blur` and `color_jitter`, and are cropped to squares anyway. Images with
+    objects take `sides`, `first_sides`, `crop` and `hflip`.
     """
 
     padding: int = 0  # pad with black, then crop back at random
@@ -59,10 +62,13 @@ class Augment:
     eval_crop: float = 0.875  # share of the side kept when testing
     resize: tuple[float, float] = (1.0, 1.0)  # length of the shorter side before the crop, as multiples of the crop's
     blur: float = 0.0  # probability of a Gaussian's, of a deviation up to one pixel
+    sides: tuple[int, ...] = ()  # the shorter side is brought to one of these; if there are none, to image_size
+    first_sides: tuple[int, ...] = ()  # of half of the images to one of these before; then they are cropped
+    crop: tuple[int, int] = (384, 600)  # to height and width between these
 
     def __post_init__(self) -> None:
         ranges.check(self, RANGES)
-        for name in ("scale", "ratio", "resize"):
+        for name in ("scale", "ratio", "resize", "crop"):
             low_high = getattr(self, name)
             if not (isinstance(low_high, list | tuple) and len(low_high) == 2 and low_high[0] <= low_high[1]):
                 raise ValueError(f"{name} must be a pair (low, high), got {low_high!r}")
@@ -76,7 +82,7 @@ class TrainLoader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches (images, labels) of this rank from `start_step` to the end of `epoch`."""
         ...
 
@@ -86,7 +92,7 @@ class EvalLoader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def __iter__(self) -> Iterator[Batch]: ...
 
 
 def make_loaders(
@@ -116,6 +122,8 @@ def make_loaders(
     augment = augment or Augment()
     if augment.blur or tuple(augment.resize) != Augment.resize:
         raise ValueError("resize and blur are for images with masks; photographs take scale")
+    if augment.sides or augment.first_sides:
+        raise ValueError("sides and first_sides are for images with objects; photographs take scale")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must lie in [0, world_size={world_size}), got {rank}")
     if batch_size < 1 or batch_size % world_size:

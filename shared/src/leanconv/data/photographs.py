@@ -149,11 +149,15 @@ def _let_posterize_go_black(transform: Any) -> None:
                 operation.aug_fn = posterize
 
 
-def worker_loader(dataset: Dataset, batches: Sampler, place: Place, workers: int) -> DataLoader:
+def worker_loader(
+    dataset: Dataset, batches: Sampler, place: Place, workers: int, together: Callable[[list[Any]], Any] | None = None
+) -> DataLoader:
+    """Batches made by worker processes; `together` makes one of a list of examples, where torch's way would not do."""
     # A generator of its own: DataLoader would draw the workers' base seed, unused here, from the global one.
     return DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0,
-        pin_memory=place.device.type == "cuda", worker_init_fn=_quiet_worker, generator=torch.Generator(),
+        pin_memory=place.device.type == "cuda", worker_init_fn=_quiet_worker, collate_fn=together,
+        generator=torch.Generator(),
     )  # fmt: skip
 
 

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torchvision.datasets import ImageFolder
 
-from leanconv.data import composites, scenes, series, sources
+from leanconv.data import coco, composites, scenes, series, sources
 from leanconv.data.dense import DenseData, check_scored
+from leanconv.data.detection import DetectionData
+from leanconv.data.objects import Objects
 from leanconv.data.sequences import Pixels, SeriesData, check_irregular
 from leanconv.data.sources import DataNotFound
 from leanconv.data.splits import Data, Split, VisionData
@@ -24,6 +26,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OFFLINE = ("fashion_mnist", "mnist5k", "digits")
 OFFLINE_SERIES = ("japanese_vowels", "smartwatch")
 OFFLINE_DENSE = ("composites",)
+OFFLINE_OBJECTS = ("composites_coco",)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,29 @@ class DenseSet:
         return "3xHxW"
 
 
-Entry = DataSet | SeriesSet | DenseSet
+@dataclass(frozen=True)
+class DetectionSet:
+    """What is known of a data set of images with objects before it is loaded; its classes are read with it."""
+
+    name: str
+    title: str
+    num_classes: int | None  # with the background; None: as many as there are
+    image_size: int  # of the shorter side when testing
+    longest: int  # of the longer side at most
+    counts: tuple[int, int] | None  # training and test images
+    advice: str
+    find: Callable[[Path], Path | None]
+    read: Callable[[Path], tuple[tuple[str, ...], Objects, Objects]] = coco.read
+    fetchers: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+    folder: str = ""
+    stand_ins: tuple[str, ...] = OFFLINE_OBJECTS
+
+    @property
+    def shape(self) -> str:
+        return "3xHxW"
+
+
+Entry = DataSet | SeriesSet | DenseSet | DetectionSet
 
 
 def _images() -> Iterator[DataSet]:
@@ -223,6 +248,24 @@ def _dense() -> Iterator[DenseSet]:
     )  # fmt: skip
 
 
+def _objects() -> Iterator[DetectionSet]:
+    layout = "train2017/, val2017/ and annotations/instances_train2017.json and instances_val2017.json"
+    for name, title, num, counts, what in (
+        (
+            "coco",
+            "COCO 2017",
+            81,
+            (118_287, 5_000),
+            "unpack train2017.zip, val2017.zip and annotations_trainval2017.zip",
+        ),
+        ("coco_format", "images in COCO's format", None, None, "give the path of a folder"),
+    ):
+        yield DetectionSet(
+            name, title, num, 800, 1333, counts, advice=f"{what} there, so that {layout} lie in it",
+            find=partial(coco.find, name),
+        )  # fmt: skip
+
+
 def _make_composites(folder: Path) -> None:
     root = folder.parent.parent  # `sources.install` has folders filled in one beside the target
     photographs = composites.find_photographs(root)
@@ -242,6 +285,7 @@ SETS: dict[str, Entry] = {
     **{entry.name: entry for entry in _pixels(IMAGES)},
     **{entry.name: entry for entry in _series()},
     **{entry.name: entry for entry in _dense()},
+    **{entry.name: entry for entry in _objects()},
 }
 
 
@@ -301,15 +345,15 @@ def load(
     raise DataNotFound("no data for a smoke run:\n" + "\n".join(failures))
 
 
-OPTIONS = {SeriesSet: ("drop_rate", "irregular"), DenseSet: ("scored",), DataSet: ()}
+OPTIONS = {SeriesSet: ("drop_rate", "irregular"), DenseSet: ("scored",), DetectionSet: ("longest",), DataSet: ()}
 
 
 def _check_options(entry: Entry, options: dict[str, Any]) -> None:
     odd = options.keys() - OPTIONS[type(entry)]
     if odd:
         raise ValueError(
-            f"{entry.name} does not take {', '.join(sorted(odd))}: series alone have drop_rate and irregular, and "
-            "images with masks have scored"
+            f"{entry.name} does not take {', '.join(sorted(odd))}: series alone have drop_rate and irregular, "
+            "images with masks have scored, images with objects have longest"
         )
     if isinstance(entry, SeriesSet):
         check_irregular(**options)
@@ -322,7 +366,9 @@ def _load(entry: Entry, root: Path, download: bool, options: dict[str, Any]) -> 
     try:
         if isinstance(entry, SeriesSet):
             return _read_series(entry, place, options)
-        return _read_dense(entry, place, options) if isinstance(entry, DenseSet) else _read_images(entry, place)
+        if isinstance(entry, DenseSet):
+            return _read_dense(entry, place, options)
+        return _read_objects(entry, place, options) if isinstance(entry, DetectionSet) else _read_images(entry, place)
     except (OSError, RuntimeError, ValueError) as error:
         raise DataNotFound(f"{entry.title} in {place} cannot be used: {error}") from error
 
@@ -381,6 +427,21 @@ def _read_dense(entry: DenseSet, place: Path, options: dict[str, Any]) -> DenseD
     source = f"{entry.title}, {len(train)} training and {len(test)} test images, from {place}"
     facts = (entry.name, source, entry.classes, entry.image_size, IMAGENET_MEAN, IMAGENET_STD)
     return DenseData(*facts, train, test, **options)
+
+
+def _read_objects(entry: DetectionSet, place: Path, options: dict[str, Any]) -> DetectionData:
+    classes, listed, test = entry.read(place)
+    counts = len(listed), len(test)
+    if entry.counts not in (None, counts):
+        raise ValueError(f"there are {counts[0]} + {counts[1]} images instead of {entry.counts}")
+    if entry.num_classes not in (None, len(classes)):
+        raise ValueError(f"there are {len(classes) - 1} classes instead of {(entry.num_classes or 1) - 1}")
+    train = listed.useful()
+    without = len(listed) - len(train)
+    left_out = f" ({without} more, which show no object, are left out)" if without else ""
+    source = f"{entry.title}, {len(train)} training{left_out} and {len(test)} test images, from {place}"
+    facts = (entry.name, source, classes, entry.image_size, IMAGENET_MEAN, IMAGENET_STD)
+    return DetectionData(*facts, train, test, **{"longest": entry.longest, **options})
 
 
 def _absent(entry: Entry, root: Path) -> str:

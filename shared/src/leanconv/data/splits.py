@@ -11,12 +11,14 @@ from torch.utils.data import Dataset, Subset
 
 if TYPE_CHECKING:
     from leanconv.data.loaders import EvalLoader, TrainLoader
+    from leanconv.data.objects import Objects
     from leanconv.data.scenes import Scenes
     from leanconv.data.sequences import Series
 
 HELD_OUT = 0  # seed of the choice of examples that are held out: the same in every run
 
 SomeData = TypeVar("SomeData", bound="Data")
+Examples = TypeVar("Examples", "Split", "Series", "Scenes", "Objects")
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class VisionData(Data):
         return make_loaders(self, batch_size, **options)
 
 
-def take(split: Split | Series | Scenes, count: int, unit: str) -> Split | Series | Scenes:
+def take(split: Examples, count: int, unit: str) -> Examples:
     """`count` examples spread evenly over the split (sorted files would otherwise give the first classes only)."""
     if not 0 < count <= len(split):
         raise ValueError(f"cannot take {count} of {len(split)} {unit}")

@@ -1,0 +1,209 @@
+"""Data of detection: photographs with objects, and the loaders that transform boxes and masks alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from leanconv.data.loaders import Augment, EvalLoader, TrainLoader
+from leanconv.data.objects import Objects, Target
+from leanconv.data.order import Order, Place, Shares, stream
+from leanconv.data.photographs import Steps, seeded, worker_loader
+from leanconv.data.splits import Data
+
+KNOWN = ("hflip", "sides", "first_sides", "crop")  # augmentation that images with objects can have
+
+Batch = tuple[list[Tensor], list[Target]]
+
+
+@dataclass(frozen=True)
+class DetectionData(Data):
+    """Images with objects, whose shorter side is brought to `image_size` pixels, but the longer to `longest` at most.
+
+    Class 0 is none of them, "background", and has no objects. The training split holds no image without an object to
+    learn from; the test split holds all.
+    """
+
+    name: str
+    source: str
+    classes: tuple[str, ...]
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Objects
+    test: Objects
+    val: Objects | None = None
+    longest: int = 1333
+
+    unit: ClassVar[str] = "images"
+    score: ClassVar[str] = "box_map"
+    in_chans: ClassVar[int] = 3  # type: ignore[misc]
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]
+        return len(self.classes)
+
+    def input_size(self, image_size: int | None = None) -> tuple[int, ...]:
+        side = image_size or self.image_size
+        return self.in_chans, side, side
+
+    def loaders(  # type: ignore[override]
+        self,
+        batch_size: int,
+        *,
+        augment: Augment | None = None,
+        seed: int = 0,
+        workers: int = 2,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        image_size: int | None = None,
+        channels_last: bool = False,
+    ) -> tuple[TrainLoader, EvalLoader]:
+        """Loaders of lists of normalised images (3, h, w) and of targets; arguments are those of `make_loaders`.
+
+        Images differ in size, so the network is to pad them to one tensor, and `channels_last` is left to it.
+
+        Targets are dictionaries. For training: "boxes" (n, 4), left, top, right, bottom in pixels of the image given;
+        "labels" (n,) int64 from 1; "masks" (n, h, w) uint8; "image_id". Crowds are left out, and after a crop n may be
+        0. For testing, one image at a time: "image_id" and "original_size", the (height, width) of the image's file.
+
+        Raises:
+            ValueError: an argument is out of range, or `augment` asks for what objects cannot follow.
+        """
+        augment = augment or Augment()
+        odd = [f.name for f in fields(Augment) if f.name not in KNOWN and getattr(augment, f.name) != f.default]
+        if odd:
+            raise ValueError(f"images with objects do not take {', '.join(odd)}: augment them by {', '.join(KNOWN)}")
+        order = Order(len(self.train), batch_size, seed, rank, world_size)
+        shares = Shares(len(self.test), 1, rank, world_size)
+        place = Place(torch.device(device), torch.contiguous_format)
+        train = _Train(self.train, _train_transform(self, augment, image_size or self.image_size), seed)
+        test = _Test(self.test, self.eval_transform(image_size))
+        return _DetectionTrain(train, order, place, workers), _DetectionEval(test, shares, place, workers)
+
+    def eval_transform(self, image_size: int | None = None) -> v2.Compose:
+        """From an image, as `Objects.image` gives it, to what a network is tested on."""
+        resize = v2.Resize(image_size or self.image_size, max_size=self.longest, antialias=True)
+        return v2.Compose([resize, *_normalise(self)])
+
+
+def _train_transform(data: DetectionData, augment: Augment, size: int) -> v2.Compose:
+    """Flip, and bring to one of several sizes; half of the images are cropped before, if asked for (DETR's way)."""
+    resize = v2.RandomShortestSize(list(augment.sides or (size,)), data.longest, antialias=True)
+    if augment.first_sides:
+        first = v2.RandomShortestSize(list(augment.first_sides), data.longest, antialias=True)
+        resize = v2.RandomChoice([resize, v2.Compose([first, _CropBetween(*augment.crop), resize])])
+    return v2.Compose(
+        [v2.RandomHorizontalFlip(augment.hflip), resize, v2.ClampBoundingBoxes(), _Visible(), *_normalise(data)]
+    )
+
+
+def _normalise(data: DetectionData) -> list[Any]:
+    types = {tv_tensors.Image: torch.float32, "others": None}
+    return [v2.ToDtype(types, scale=True), v2.Normalize(data.mean, data.std), v2.ToPureTensor()]
+
+
+class _CropBetween(v2.Transform):
+    """A crop anywhere, its height and width drawn between `low` and `high`, and the image's where that is less."""
+
+    def __init__(self, low: int, high: int) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, int]:
+        sides = next(F.get_size(each) for each in flat_inputs if isinstance(each, tv_tensors.Image))
+        kept = [_integer(min(side, self.low), min(side, self.high)) for side in sides]
+        top, left = (_integer(0, side - part) for side, part in zip(sides, kept))
+        return {"top": top, "left": left, "height": kept[0], "width": kept[1]}
+
+    def transform(self, inpt: Any, params: dict[str, int]) -> Any:
+        return self._call_kernel(F.crop, inpt, **params)
+
+
+def _integer(low: int, high: int) -> int:
+    return int(torch.randint(low, high + 1, ()))
+
+
+class _Visible(v2.Transform):
+    """Leave out objects whose box or mask a crop has left nothing of.
+
+    The original keeps those with a rest of the box, whose mask may be empty, and teaches its masks from them as well.
+    """
+
+    def forward(self, image: tv_tensors.Image, target: Target) -> tuple[tv_tensors.Image, Target]:
+        sides = target["boxes"][:, 2:] - target["boxes"][:, :2]
+        kept = (sides >= 1).all(1) & target["masks"].flatten(1).any(1).bool()
+        chosen = {key: tv_tensors.wrap(value[kept], like=value) for key, value in target.items() if key != "image_id"}
+        return image, target | chosen
+
+
+class _Train(Dataset):
+    """Images and their objects seen through a transform; the key (epoch, index) alone decides what it draws."""
+
+    def __init__(self, objects: Objects, transform: v2.Compose, seed: int) -> None:
+        self.objects, self.transform, self.seed = objects, transform, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
+        epoch, index = key
+        image, target = self.objects.image(index), self.objects.target(index)
+        del target["crowd"]
+        size = tuple(image.shape[-2:])
+        target["boxes"] = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=size)
+        target["masks"] = tv_tensors.Mask(target["masks"])
+        with seeded(stream(self.seed, epoch, index)):
+            return self.transform(tv_tensors.Image(image), target)
+
+
+class _Test(Dataset):
+    def __init__(self, objects: Objects, transform: v2.Compose) -> None:
+        self.objects, self.transform = objects, transform
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
+        record, image = self.objects.records[key[1]], self.objects.image(key[1])
+        target = {"image_id": record.number, "original_size": (record.height, record.width)}
+        return self.transform(tv_tensors.Image(image)), target
+
+
+class _DetectionTrain:
+    def __init__(self, dataset: _Train, order: Order, place: Place, workers: int) -> None:
+        self.place, self.steps = place, Steps(order)
+        self.loader = worker_loader(dataset, self.steps, place, workers, together=_lists)
+
+    def __len__(self) -> int:
+        return len(self.steps.order)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        self.steps.epoch, self.steps.start_step = epoch, start_step
+        return (_put(batch, self.place.device) for batch in self.loader)
+
+
+class _DetectionEval:
+    def __init__(self, dataset: _Test, shares: Shares, place: Place, workers: int) -> None:
+        self.place, self.loader = place, worker_loader(dataset, shares, place, workers, together=_lists)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (_put(batch, self.place.device) for batch in self.loader)
+
+
+def _lists(samples: list[tuple[Tensor, Target]]) -> Batch:
+    return [image for image, _ in samples], [target for _, target in samples]
+
+
+def _put(batch: Batch, device: torch.device) -> Batch:
+    def put(value: Any) -> Any:
+        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+    images, targets = batch
+    return [put(image) for image in images], [{key: put(value) for key, value in t.items()} for t in targets]
