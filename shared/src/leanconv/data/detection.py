@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from leanconv.data.loaders import Augment, EvalLoader, TrainLoader
-from leanconv.data.objects import Objects, Target
+from leanconv.data.objects import Objects, Record, Target
 from leanconv.data.order import Order, Place, Shares, stream
 from leanconv.data.photographs import Steps, seeded, worker_loader
-from leanconv.data.splits import Data
+from leanconv.data.splits import Data, Task
 
 KNOWN = ("hflip", "sides", "first_sides", "crop")  # augmentation that images with objects can have
 
@@ -45,6 +47,7 @@ class DetectionData(Data):
 
     unit: ClassVar[str] = "images"
     score: ClassVar[str] = "box_map"
+    task: ClassVar[Task] = "objects"
     in_chans: ClassVar[int] = 3  # type: ignore[misc]
 
     @property
@@ -54,6 +57,24 @@ class DetectionData(Data):
     def input_size(self, image_size: int | None = None) -> tuple[int, ...]:
         side = image_size or self.image_size
         return self.in_chans, side, side
+
+    def chance(self) -> float:
+        """Box mAP on the test split of finding in each image the training split's usual box, as of its commonest class.
+
+        That box is, relative to the image, the median of each side over the boxes of this class.
+        """
+        from leanconv.average_precision import AveragePrecision
+
+        boxes, labels = zip(*(each for record in self.train for each in _relative_boxes(record)))
+        label, _ = Counter(labels).most_common(1)[0]
+        usual = torch.tensor([box for box, of in zip(boxes, labels) if of == label]).median(0).values
+        scores = AveragePrecision(self.test)
+        for record in self.test:
+            size = record.height, record.width
+            box = usual * torch.tensor([*size[::-1], *size[::-1]])
+            found = {"boxes": box[None], "labels": torch.tensor([label]), "scores": torch.ones(1)}
+            scores.update([found], [{"image_id": record.number, "size": size, "original_size": size}])
+        return scores.compute()["box_map"]
 
     def loaders(  # type: ignore[override]
         self,
@@ -74,7 +95,8 @@ class DetectionData(Data):
 
         Targets are dictionaries. For training: "boxes" (n, 4), left, top, right, bottom in pixels of the image given;
         "labels" (n,) int64 from 1; "masks" (n, h, w) uint8; "image_id". Crowds are left out, and after a crop n may be
-        0. For testing, one image at a time: "image_id" and "original_size", the (height, width) of the image's file.
+        0. For testing, one image at a time: "image_id", "size", the (height, width) of the image given, and
+        "original_size", that of its file. `restored` brings what was found from the one to the other.
 
         Raises:
             ValueError: an argument is out of range, or `augment` asks for what objects cannot follow.
@@ -94,6 +116,34 @@ class DetectionData(Data):
         """From an image, as `Objects.image` gives it, to what a network is tested on."""
         resize = v2.Resize(image_size or self.image_size, max_size=self.longest, antialias=True)
         return v2.Compose([resize, *_normalise(self)])
+
+
+def restored(found: Mapping[str, Tensor], target: Target) -> tuple[Tensor, Tensor | None]:
+    """What a network found in a test image, in pixels of the image's file.
+
+    Args:
+        found: "boxes" (n, 4) and, where there are, "masks", probabilities (n, 1, h, w) or (n, h, w).
+        target: "size" (h, w) and "original_size" (H, W), as the loader gives them.
+
+    Returns:
+        Boxes (n, 4) and masks (n, H, W), bool, or None.
+    """
+    (height, width), original = target["size"], target["original_size"]
+    across, down = original[1] / width, original[0] / height
+    boxes = found["boxes"] * found["boxes"].new_tensor([across, down, across, down])
+    if "masks" not in found:
+        return boxes, None
+    masks = found["masks"].reshape(len(boxes), 1, height, width)
+    # In parts: a hundred whole images of floats would be a lot.
+    parts = [interpolate(part.float(), original, mode="bilinear") > 0.5 for part in masks.split(8)]
+    return boxes, torch.cat(parts)[:, 0]
+
+
+def _relative_boxes(record: Record) -> list[tuple[tuple[float, ...], int]]:
+    """Of the objects to learn from the box, in shares of the image, and the label."""
+    sides = (record.width, record.height) * 2
+    boxes = ((thing.corners(record.height, record.width), thing.label) for thing in record.learnable())
+    return [(tuple(corner / side for corner, side in zip(box, sides)), label) for box, label in boxes]
 
 
 def _train_transform(data: DetectionData, augment: Augment, size: int) -> v2.Compose:
@@ -169,8 +219,9 @@ class _Test(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
         record, image = self.objects.records[key[1]], self.objects.image(key[1])
-        target = {"image_id": record.number, "original_size": (record.height, record.width)}
-        return self.transform(tv_tensors.Image(image)), target
+        image = self.transform(tv_tensors.Image(image))
+        size, original = tuple(image.shape[-2:]), (record.height, record.width)
+        return image, {"image_id": record.number, "size": size, "original_size": original}
 
 
 class _DetectionTrain:

@@ -81,9 +81,10 @@ class Record:
     width: int
     things: tuple[Thing, ...]
 
-    def useful(self) -> bool:
-        """Whether there is an object to learn from."""
-        return any(not (thing.crowd or thing.flat(self.height, self.width)) for thing in self.things)
+    def learnable(self, crowds: bool = False) -> list[Thing]:
+        """The objects to learn from: no crowds, unless asked for, and none whose box has no part in the image."""
+        shown = [thing for thing in self.things if not thing.flat(self.height, self.width)]
+        return [thing for thing in shown if crowds or not thing.crowd]
 
 
 class Packed(Sequence[Record]):
@@ -128,7 +129,7 @@ class Objects:
 
     def useful(self) -> Objects:
         """Those in which there is an object to learn from."""
-        kept = np.flatnonzero([record.useful() for record in self.records])
+        kept = np.flatnonzero([bool(record.learnable()) for record in self.records])
         return replace(self, records=self.records.pick(kept))
 
     def image(self, index: int) -> Tensor:
@@ -148,7 +149,7 @@ class Objects:
         return torch.tensor(image).permute(2, 0, 1)
 
     def target(self, index: int, crowds: bool = False) -> Target:
-        """The objects of an image, those left out whose box has no part in it; with its crowds where asked for.
+        """The objects of an image to learn from; with its crowds where asked for.
 
         Returns:
             "boxes" (n, 4), left, top, right, bottom in pixels; "labels" (n,) from 1; "masks" (n, H, W) uint8; "crowd"
@@ -156,7 +157,7 @@ class Objects:
         """
         record = self.records[index]
         size = record.height, record.width
-        things = [thing for thing in record.things if not thing.flat(*size) and (crowds or not thing.crowd)]
+        things = record.learnable(crowds)
         decode = coco_tools("mask").decode
         masks = [torch.from_numpy(decode(thing.runs(*size))) for thing in things]
         return {
