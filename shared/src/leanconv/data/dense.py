@@ -17,7 +17,7 @@ from leanconv.data.loaders import Augment, EvalLoader, TrainLoader
 from leanconv.data.order import Order, Place, Shares, stream
 from leanconv.data.photographs import Steps, seeded, worker_loader
 from leanconv.data.scenes import IGNORED, Scenes
-from leanconv.data.splits import Data
+from leanconv.data.splits import Data, Task
 
 KNOWN = ("hflip", "resize", "blur", "color_jitter")  # augmentation that images with masks can have
 
@@ -45,7 +45,7 @@ class DenseData(Data):
 
     unit: ClassVar[str] = "images"
     score: ClassVar[str] = "miou"
-    dense: ClassVar[bool] = True
+    task: ClassVar[Task] = "masks"
     in_chans: ClassVar[int] = 3  # type: ignore[misc]
 
     def __post_init__(self) -> None:

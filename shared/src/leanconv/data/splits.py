@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 HELD_OUT = 0  # seed of the choice of examples that are held out: the same in every run
 
 SomeData = TypeVar("SomeData", bound="Data")
+Task = Literal["classes", "masks", "objects"]  # what is to be told: the class of an example, that of each pixel, ...
 Examples = TypeVar("Examples", "Split", "Series", "Scenes", "Objects")
 
 
@@ -44,7 +45,7 @@ class Data:
 
     unit: ClassVar[str]  # what its examples are, in the plural
     score: ClassVar[str] = "top1"  # the number that tells which network is better
-    dense: ClassVar[bool] = False  # whether each pixel has a label
+    task: ClassVar[Task] = "classes"
     name: str
     source: str
     num_classes: int

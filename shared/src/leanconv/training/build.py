@@ -36,8 +36,9 @@ def data(recipe: Recipe) -> Data:
     whole = datasets.load(recipe.data, root=recipe.data_root, smoke=recipe.smoke, **recipe.data_kwargs)
     if recipe.cutmix and len(whole.input_size(recipe.image_size)) != 3:
         raise ConfigError(f"cutmix is for images, and {recipe.data} has sequences: mixup is for both")
-    if whole.dense and (recipe.mixup or recipe.cutmix or recipe.loss != "ce"):
-        raise ConfigError(f"{recipe.data} has a label for every pixel: mixup and cutmix must be 0, and loss be ce")
+    if whole.task != "classes" and (recipe.mixup or recipe.cutmix or recipe.loss != "ce"):
+        what = {"masks": "a label for every pixel", "objects": "objects with boxes"}[whole.task]
+        raise ConfigError(f"{recipe.data} has {what}: mixup and cutmix must be 0, and loss be ce")
     whole = whole if recipe.validation is None else whole.hold_out(recipe.validation)
     return whole.subset(recipe.train_images, recipe.test_images)
 

@@ -69,7 +69,7 @@ class Trainer:
         self.optimizer = build.optimizer(recipe, self.network)
         self.schedule = build.schedule(recipe, self.optimizer, self.steps)
         self.mixing = build.mixing(recipe, data.num_classes)
-        self.criterion = dense.criterion(recipe) if data.dense else build.criterion(recipe, data.num_classes)
+        self.criterion = dense.criterion(recipe) if data.task == "masks" else build.criterion(recipe, data.num_classes)
         self.ema = build.average(recipe, self.network)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.amp == "fp16")
         self.step = self.evaluated = 0  # optimizer steps done, and how many of them at the last evaluation
