@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import threading
+import zlib
 
 import pytest
 import torch
@@ -219,6 +220,33 @@ def test_files_that_are_damaged_or_something_else(tmp_path):
             load_compact(twin(), {**content, **change})
     with pytest.raises(FileNotFoundError):
         load_compact(twin(), tmp_path / "none.csg")
+
+
+@pytest.mark.parametrize(
+    "generators", [None, 3, [1], {"3.generator.": None}, {"3.generator.": {"layers": [1]}}], ids=str
+)
+def test_files_of_other_generators_than_ever_were_written(generators):
+    content = packing.pack({}, torch.float32, set(), {"generators": generators})
+    with pytest.raises(ValueError, match="holds something else than generators, but the model has 3"):
+        load_compact(twin(), content)
+
+
+def test_files_that_someone_made(tmp_path):
+    save_compact(generated(), tmp_path / "net.csg")
+    content = torch.load(tmp_path / "net.csg", weights_only=True)
+    text = zlib.decompress(bytes(content["header"].tolist())) + b" " * packing.HEADER
+    for change, message in (
+        ({"csgconv": torch.ones(3)}, "none of save_compact"),
+        ({"header": torch.frombuffer(bytearray(zlib.compress(text)), dtype=torch.uint8)}, "damaged"),  # 65 kB
+        ({"header": content["header"][:-4]}, "its header has no end"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_compact(twin(), {**content, **change})
+    about, state = packing.unpack(content)
+    for name, value in (("3.generator.codes", torch.tensor(3.0)), (7, torch.ones(1))):
+        made = packing.pack({**state, name: value}, torch.float32, set(), about)
+        with pytest.raises(RuntimeError, match=str(name)):
+            load_compact(twin(), made)
 
 
 def test_reports_are_those_of_the_numbers_under_autocast_too(tmp_path):

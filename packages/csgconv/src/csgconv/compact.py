@@ -103,7 +103,7 @@ def load_compact(model: nn.Module, path: str | PathLike[str] | Mapping[str, Any]
     """
     owners = _owners(model)
     about, state = packing.unpack(path if isinstance(path, Mapping) else weights.read(path))
-    found, wanted = about["generators"], {prefix: _about(generator) for prefix, generator in owners.items()}
+    found, wanted = about.get("generators"), {prefix: _about(generator) for prefix, generator in owners.items()}
     if found != wanted:
         raise ValueError(f"The checkpoint holds {_told(found)}, but the model has {_told(wanted)}.")
     model.load_state_dict(_padded(state, owners))
@@ -134,8 +134,15 @@ def _about(generator: SliceGenerator) -> dict[str, Any]:
     }
 
 
-def _told(generators: Mapping[str, Any]) -> str:
+def _told(generators: Any) -> str:
     """Generators in words."""
+    try:
+        return _in_words(generators)
+    except (AttributeError, IndexError, KeyError, TypeError):  # a file may hold anything
+        return "something else than generators"
+
+
+def _in_words(generators: Mapping[str, Any]) -> str:
     texts = []
     for prefix, about in generators.items():
         layouts = Counter(layer[-1] for layer in about["layers"])
@@ -153,7 +160,9 @@ def _live(generator: SliceGenerator) -> int:
 def _padded(state: Mapping[str, Tensor], owners: Mapping[str, SliceGenerator]) -> dict[str, Tensor]:
     """`state` with dead codes of zero."""
     missing = {f"{prefix}codes": len(generator.codes) - _live(generator) for prefix, generator in owners.items()}
-    return {name: F.pad(t, (0, 0, 0, missing[name])) if name in missing else t for name, t in state.items()}
+    return {
+        name: F.pad(t, (0, 0, 0, missing[name])) if name in missing and t.dim() == 2 else t for name, t in state.items()
+    }
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ FORMAT = 1
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
 HOLDS = {torch.float16: 1e-3, torch.float32: 1e-6}  # relative error of a tensor, up to which a dtype holds it
 MOST = 127
+HEADER = 1 << 26  # bytes of text, at most: a small file could grow into any memory
 
 
 def encode(tensor: Tensor, dtype: torch.dtype, rows: bool) -> tuple[list[str], Tensor]:
@@ -102,12 +103,15 @@ def unpack(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor
             "update csgconv."
         )
     try:
-        about = json.loads(zlib.decompress(bytes(content["header"].tolist())))
+        stream = zlib.decompressobj()
+        about = json.loads(stream.decompress(bytes(content["header"].tolist()), HEADER))
+        if not stream.eof:
+            raise ValueError("its header has no end")
         places, data = about.pop("tensors"), content["data"]
         if about.pop("crc") != _checksum(data):  # torch reads whatever bytes there are
             raise ValueError("its numbers are not those that were written")
         tensors = {
-            name: decode(data[start:end], used, shape, getattr(torch, dtype))
+            str(name): decode(data[start:end], used, shape, getattr(torch, dtype))
             for name, shape, dtype, used, start, end in places
         }
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, zlib.error) as error:
@@ -117,7 +121,7 @@ def unpack(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor
 
 def is_packed(content: Mapping[str, Any]) -> bool:
     """Whether `pack` made this."""
-    return content.keys() >= {"csgconv", "header", "data"}
+    return content.keys() >= {"csgconv", "header", "data"} and isinstance(content["csgconv"], int)
 
 
 def replace_file(path: Path, content: Mapping[str, Any]) -> None:
