@@ -95,6 +95,17 @@ def test_a_gradient_penalty_trains_through_the_layer():
         assert (values[0] - values[1]) / 2e-5 == pytest.approx((grad * direction).sum().item(), rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", ["raster", "tile"])
+def test_gradients_of_several_outputs_at_once(name):
+    generator = generator_of(name)
+    sources, outputs = list(generator.parameters()), torch.stack([kernel.sin().sum() for kernel in generator.kernels()])
+    every = torch.eye(3, dtype=torch.float64)
+    found = torch.autograd.grad(outputs, sources, every, is_grads_batched=True, retain_graph=True)
+    wanted = [torch.autograd.grad(output, sources, retain_graph=True) for output in outputs]
+    torch.testing.assert_close(list(found), [torch.stack(grads) for grads in zip(*wanted)])
+
+
 def test_gradients_of_channels_last_kernels():
     generator = SliceGenerator(6, (4, 4, 3, 3), dtype=torch.float64)
     layer = CSGConv2d(5, 6, 3, generator, dtype=torch.float64)

@@ -43,14 +43,16 @@ class Group:
 
     def part(self, t: Tensor) -> Tensor:  # (P, ...) -> (P / padded * kept, ...)
         """What the layers need of W, or of a bias."""
-        return t if self.kept == self.padded else t.unflatten(0, (-1, self.padded))[:, : self.kept].flatten(0, 1)
+        if self.kept == self.padded:
+            return t
+        return t.reshape(-1, self.padded, *t.shape[1:])[:, : self.kept].reshape(-1, *t.shape[1:])
 
     def spread(self, t: Tensor) -> Tensor:  # (P / padded * kept, ...) -> (P, ...)
         """The adjoint of `part`."""
         if self.kept == self.padded:
             return t
-        t = t.unflatten(0, (-1, self.kept))
-        return F.pad(t, (0, 0) * (t.dim() - 2) + (0, self.padded - self.kept)).flatten(0, 1)
+        t, rest = t.reshape(-1, self.kept, *t.shape[1:]), t.shape[1:]
+        return F.pad(t, (0, 0) * len(rest) + (0, self.padded - self.kept)).reshape(-1, *rest)
 
 
 def _need(layer: Layer) -> tuple[int, int, bool]:
