@@ -88,7 +88,7 @@ def test_a_garments_mask_is_its_silhouette_without_holes():
         def uniform(self, low, high, count=None):
             return 0.0 if count is None else np.full(count, 0.5)
 
-    look, shape = composites._garment(pixels, Middle())
+    look, shape = composites._garment(pixels, Middle(), composites.GARMENT)
     expected = np.zeros((56, 56), np.uint8)
     expected[12:44, 12:44] = 255
     assert np.array_equal(np.asarray(shape), expected)

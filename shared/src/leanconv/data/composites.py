@@ -31,6 +31,7 @@ PHOTOGRAPHS = {
 }  # fmt: skip
 SIDES = (96, 128)  # of the scenes, from and to
 GARMENT = (40, 72)  # the side of a garment's square
+HEAPED, HEAP = (20, 32), 12  # the same in a heap, and how many lie there
 FAINT = 12  # a garment's pixels are brighter; darker ones inside it belong to it as well
 
 
@@ -41,6 +42,7 @@ class Scene:
     image: np.ndarray  # (H, W, 3) uint8
     objects: np.ndarray  # (H, W) uint8: 0 where there is none, else its number, from 1
     labels: tuple[int, ...]  # of the objects, from 0
+    heaped: bool = False  # whether object 1 is a heap of objects of its label
 
     @property
     def mask(self) -> np.ndarray:
@@ -49,27 +51,53 @@ class Scene:
 
 
 def compose(
-    photographs: Sequence[Image.Image], garments: np.ndarray, labels: np.ndarray, seed: int, side: tuple[int, int]
+    photographs: Sequence[Image.Image],
+    garments: np.ndarray,
+    labels: np.ndarray,
+    seed: int,
+    side: tuple[int, int],
+    count: tuple[int, int] = (1, 3),
+    heaps: float = 0.0,
 ) -> Scene:
-    """One to three garments, tinted, turned and as large as chance has it, upon a part of a photograph.
+    """Some garments, tinted, turned and as large as chance has it, upon a part of a photograph.
 
     Args:
         garments, labels: (N, 28, 28) uint8 and (N,).
         side: from and to how many pixels the sides of the scene may have.
+        count: from and to how many garments there are.
+        heaps: probability of a heap of small garments of one kind behind them.
     """
     chance = np.random.default_rng(seed)
     height, width = chance.integers(side[0], side[1] + 1, 2).tolist()
     image = _part(photographs[int(chance.integers(len(photographs)))], width, height, chance)
     objects, named = Image.new("L", image.size), []
-    for number in range(1, 2 + int(chance.integers(3))):
+    heaped = bool(heaps and chance.random() < heaps)
+    if heaped:
+        named.append(_pile(image, objects, garments, labels, chance))
+    for _ in range(count[0] + int(chance.integers(count[1] - count[0] + 1))):
         chosen = int(chance.integers(len(garments)))
-        look, shape = _garment(garments[chosen], chance)
+        look, shape = _garment(garments[chosen], chance, GARMENT)
         size = look.width
         left, top = (int(chance.integers(-size // 4, room - size + size // 4 + 1)) for room in image.size)
-        image.paste(look, (left, top), shape)
-        objects.paste(number, (left, top, left + size, top + size), shape)
         named.append(int(labels[chosen]))
-    return Scene(np.asarray(image), np.asarray(objects), tuple(named))
+        image.paste(look, (left, top), shape)
+        objects.paste(len(named), (left, top, left + size, top + size), shape)
+    return Scene(np.asarray(image), np.asarray(objects), tuple(named), heaped)
+
+
+def _pile(
+    image: Image.Image, objects: Image.Image, garments: np.ndarray, labels: np.ndarray, chance: np.random.Generator
+) -> int:
+    """Draw a heap as object 1, and return its label."""
+    label = int(labels[chance.integers(len(labels))])
+    kind = np.flatnonzero(labels == label)
+    middle = [chance.uniform(0.2, 0.8) * side for side in image.size]
+    for _ in range(HEAP):
+        look, shape = _garment(garments[kind[chance.integers(len(kind))]], chance, HEAPED)
+        left, top = (round(at + chance.normal() * look.width / 2 - look.width / 2) for at in middle)
+        image.paste(look, (left, top), shape)
+        objects.paste(1, (left, top, left + look.width, top + look.width), shape)
+    return label
 
 
 def _part(photograph: Image.Image, width: int, height: int, chance: np.random.Generator) -> Image.Image:
@@ -80,9 +108,11 @@ def _part(photograph: Image.Image, width: int, height: int, chance: np.random.Ge
     return photograph.resize((width, height), Image.Resampling.BILINEAR, box)
 
 
-def _garment(pixels: np.ndarray, chance: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+def _garment(
+    pixels: np.ndarray, chance: np.random.Generator, sides: tuple[int, int]
+) -> tuple[Image.Image, Image.Image]:
     """Its looks, and which pixels are its own: 255, others 0."""
-    side, angle = int(chance.integers(GARMENT[0], GARMENT[1] + 1)), chance.uniform(-15, 15)
+    side, angle = int(chance.integers(sides[0], sides[1] + 1)), chance.uniform(-15, 15)
 
     def drawn(image: Image.Image) -> Image.Image:
         return image.resize((side, side), Image.Resampling.BILINEAR).rotate(angle, Image.Resampling.BILINEAR)

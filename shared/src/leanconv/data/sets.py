@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torchvision.datasets import ImageFolder
 
-from leanconv.data import coco, composites, scenes, series, sources
+from leanconv.data import coco, composite_files, composites, scenes, series, sources
 from leanconv.data.dense import DenseData, check_scored
 from leanconv.data.detection import DetectionData
 from leanconv.data.objects import Objects
@@ -27,6 +27,7 @@ OFFLINE = ("fashion_mnist", "mnist5k", "digits")
 OFFLINE_SERIES = ("japanese_vowels", "smartwatch")
 OFFLINE_DENSE = ("composites",)
 OFFLINE_OBJECTS = ("composites_coco",)
+MAKE = "make it of scikit-image's photographs and Fashion-MNIST"
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ def _dense() -> Iterator[DenseSet]:
         (composites.TRAIN, composites.VAL),
         advice="pip install scikit-image, or put its wheel there",
         find=composites.find, read=composites.read,
-        fetchers={"make it of scikit-image's photographs and Fashion-MNIST": _make_composites},
+        fetchers={MAKE: partial(_make_composites, composites.make)},
     )  # fmt: skip
 
 
@@ -264,9 +265,15 @@ def _objects() -> Iterator[DetectionSet]:
             name, title, num, 800, 1333, counts, advice=f"{what} there, so that {layout} lie in it",
             find=partial(coco.find, name),
         )  # fmt: skip
+    yield DetectionSet(
+        "composites_coco", "composites of photographs and Fashion-MNIST with boxes", len(composites.CLASSES), 128, 213,
+        (composites.TRAIN, composites.VAL), advice="pip install scikit-image, or put its wheel there",
+        find=composite_files.find_coco,
+        fetchers={MAKE: partial(_make_composites, composite_files.make_coco)},
+    )  # fmt: skip
 
 
-def _make_composites(folder: Path) -> None:
+def _make_composites(make: Callable[[Path, composite_files.Garments, Path], None], folder: Path) -> None:
     root = folder.parent.parent  # `sources.install` has folders filled in one beside the target
     photographs = composites.find_photographs(root)
     if photographs is None:
@@ -276,7 +283,7 @@ def _make_composites(folder: Path) -> None:
     assert photographs is not None
     garments = IMAGES["fashion_mnist"]
     assert garments.read is not None
-    composites.make(photographs, garments.read(_place(garments, root, download=True)), folder)
+    make(photographs, garments.read(_place(garments, root, download=True)), folder)
 
 
 IMAGES: dict[str, DataSet] = {entry.name: entry for entry in _images()}
