@@ -133,6 +133,17 @@ def test_where_and_skip_first_choose():
     assert type(convert(nn.Conv2d(8, 8, 3), **SMALL, skip_first=False)) is CSGConv2d
 
 
+@pytest.mark.parametrize("where", ["^[23]", lambda name, layer: layer.in_channels == 9], ids=["text", "callable"])
+def test_layers_that_are_not_selected_do_not_choose_the_dtype(where):
+    layers = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 9, 3), nn.Conv2d(9, 9, 3).double(), nn.Conv2d(9, 9, 3), nn.ReLU()
+    model = convert(nn.Sequential(*layers), **SMALL, where=where)
+    assert names(model.convert_report.swapped) == ["2"] and generators(model)[0].codes.dtype == torch.float64
+    assert [row.reason for row in model.convert_report.left[1:]] == [
+        "not selected by where",
+        "its weights are torch.float32 on cpu, those of the first layer that becomes one torch.float64 on cpu",
+    ]
+
+
 def test_two_generators_by_converting_twice():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3))
     model = convert(convert(model, **SMALL), 4, (8, 8, 1, 1))

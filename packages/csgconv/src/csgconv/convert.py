@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ._common.checks import positive_int
-from ._common.convert import ConvertReport, Swap, brief, walk
+from ._common.convert import ConvertReport, Swap, brief, selector, walk
 from .export import altered
 from .fitting import fit_kernels_
 from .generator import SliceGenerator
@@ -90,7 +90,7 @@ def convert(
     size, code_size = four_sizes("slice_shape", slice_shape), positive_int("code_size", code_size)
     if isinstance(model, nn.Module) and not inplace:
         model = copy.deepcopy(model)
-    rule = _Rule(model, size, code_size, layout, finite=init == "lstsq", skip_first=skip_first)
+    rule = _Rule(model, size, code_size, layout, finite=init == "lstsq", skip_first=skip_first, where=where)
     made: list[tuple[nn.Conv2d, CSGConv2d]] = []
 
     def policy(name: str, layer: nn.Module) -> Callable[[], Swap] | str | None:
@@ -131,7 +131,15 @@ class _Rule:
     """Which convolutions of `model` become generated."""
 
     def __init__(
-        self, model: nn.Module, size: Size, code_size: int, layout: str, *, finite: bool, skip_first: bool
+        self,
+        model: nn.Module,
+        size: Size,
+        code_size: int,
+        layout: str,
+        *,
+        finite: bool,
+        skip_first: bool,
+        where: Callable[[str, nn.Module], bool] | str | None,
     ) -> None:
         convolutions = (nn.Conv2d, CSGConv2d)
         found = [m for m in model.modules() if isinstance(m, convolutions)] if isinstance(model, nn.Module) else []
@@ -139,6 +147,9 @@ class _Rule:
         self.first = found[0] if found and skip_first else None
         owners = Counter(id(p) for m in model.modules() for p in set(m.parameters(recurse=False))) if found else {}
         self.shared = {p for p, count in owners.items() if count > 1}
+        self.selected, self.names = selector(where), defaultdict[nn.Module, list[str]](list)
+        for name, module in model.named_modules(remove_duplicate=False) if found else ():
+            self.names[module].append(name)
         self.place: tuple[torch.device, torch.dtype] | None = None  # of the generator
 
     def unfit(self, layer: nn.Conv2d) -> str:
@@ -146,10 +157,12 @@ class _Rule:
         reason = self._unfit(layer)
         if reason or self.place == (place := (layer.weight.device, layer.weight.dtype)):
             return reason
+        if not any(self.selected(name, layer) for name in self.names[layer]):
+            return ""  # it stays, but decides nothing
         if self.place is None:
             self.place = place
             return ""
-        first = f"those of the first layer that fits {self.place[1]} on {self.place[0]}"
+        first = f"those of the first layer that becomes one {self.place[1]} on {self.place[0]}"
         return f"its weights are {place[1]} on {place[0]}, {first}"
 
     def _unfit(self, layer: nn.Conv2d) -> str:

@@ -105,7 +105,7 @@ def walk(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, but it is a {type(model).__name__}.")
-    selected = _selector(where)
+    selected = selector(where)
     model = model if inplace else copy.deepcopy(model)
     report, total = ConvertReport(), _count(model)
     occurrences = dict(_occurrences(model))
@@ -155,7 +155,8 @@ def _occurrences(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...]]
     return ((module, tuple(found)) for module, found in names.items())
 
 
-def _selector(where: Callable[[str, nn.Module], bool] | str | None) -> Callable[[str, nn.Module], bool]:
+def selector(where: Callable[[str, nn.Module], bool] | str | None) -> Callable[[str, nn.Module], bool]:
+    """Whether `where` selects a layer, by name and module; raises as `walk` does."""
     if where is None:
         return lambda name, module: True
     if callable(where):
