@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 
 from leanconv import training
-from leanconv.data import IGNORED, DenseData
+from leanconv.data import IGNORED, Data, DenseData
 from leanconv.metrics import ConfusionMatrix
 from leanconv.plots import INK
 from leanconv.training import dense
@@ -27,12 +27,17 @@ def draw(run: str | Path, count: int = 6) -> None:
 
     The weights are the run's newest, averaged ones where it has them.
     """
-    try:
-        network, data = training.load(run, ema=True)
-    except ValueError:  # there are no averaged ones
-        network, data = training.load(run)
+    network, data = trained(run)
     assert isinstance(data, DenseData)
     overlays(network, data, Path(run) / "predictions.png", count)
+
+
+def trained(run: str | Path) -> tuple[nn.Module, Data]:
+    """The network of a run with its newest weights, averaged ones where it has them, and the run's data."""
+    try:
+        return training.load(run, ema=True)
+    except ValueError:  # there are no averaged ones
+        return training.load(run)
 
 
 @torch.no_grad()
