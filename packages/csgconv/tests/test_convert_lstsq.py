@@ -126,6 +126,7 @@ def test_other_shapes_are_refused():
     layers(generator)
     with pytest.raises(ValueError, match="kernels must have shapes"):
         fit_kernels_(generator, [torch.zeros(10, 6, 3, 3)])
+    assert fit_kernels_(SliceGenerator(8, (4, 4, 3, 3)), []) == []
 
 
 def test_conversion_starts_from_the_weights_and_tells_the_error():

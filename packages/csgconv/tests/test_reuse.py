@@ -105,6 +105,15 @@ def test_scale_may_be_matched():
     assert target[1].weight.std().item() == pytest.approx(before.item(), rel=0.2)
 
 
+@pytest.mark.parametrize("number", [0.0, torch.nan, torch.inf])
+def test_scale_of_nothing_is_not_matched(number):
+    target, state = other(), generated().state_dict()
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    with pytest.raises(ValueError, match="has no scale: it is zero, or not finite"):
+        load_generator(target, {**state, "3.generator.weight": torch.full((144, 8), number)}, match_scale=True)
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+
 def test_several_generators():
     def pair() -> nn.Module:
         return nn.Sequential(other(), other(code_size=7))
@@ -170,6 +179,8 @@ def test_the_published_segmentation_names_its_generators_in_any_order():
     ("name", "value", "message"),
     [
         ("weight", torch.zeros(144), "holds no generator"),
+        ("weight", torch.zeros(144, 8).to_sparse(), "holds no generator"),
+        ("weight", torch.zeros(144, 8, dtype=torch.complex64), "holds no generator"),
         ("codes", torch.zeros(8), "holds no generator"),
         ("codes", torch.zeros(8, 0), "holds no generator"),
         ("bias", torch.zeros(3), r"a bias of shape \(3,\), but slices of 144"),
@@ -181,6 +192,12 @@ def test_what_only_bears_the_names_of_a_generator_changes_nothing(name, value, m
     with pytest.raises(ValueError, match=message):
         load_generator(target, {**state, f"3.generator.{name}": value})
     assert torch.equal(own(target).weight, before) and own(target).weight.requires_grad
+
+
+def test_bits_are_bytes():
+    state = generated(binary=True).state_dict()
+    with pytest.raises(ValueError, match="holds no generator"):
+        load_generator(other(binary=True), {**state, "3.generator.bits": state["3.generator.bits"].float()})
 
 
 def test_a_parametrized_generator_is_refused():

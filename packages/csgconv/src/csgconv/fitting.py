@@ -42,6 +42,8 @@ def fit_kernels_(generator: SliceGenerator, kernels: Sequence[Tensor]) -> list[f
     shapes, wanted = [tuple(kernel.shape) for kernel in kernels], [layer.shape for layer in generator.layers]
     if shapes != wanted:
         raise ValueError(f"kernels must have shapes {wanted}, but they have {shapes}.")
+    if not wanted:
+        return []
     rows = [generator.rows(index)[0] for index in range(len(generator.layers))]
     live, size = rows[-1].stop, generator.weight.shape[0]
     numbers = table(generator.layers, [own.start for own in rows])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import inf
 from os import PathLike
 from typing import Any
 
@@ -50,8 +51,9 @@ def load_generator(
     Raises:
         TypeError: `model` is no module.
         OSError: there is no such file.
-        ValueError: no generator in `model` or in the file, one of another size or kind, or another number of them, or
-            one in `model` that is parametrized or on the meta device; the model is then unchanged.
+        ValueError: no generator in `model` or in the file, one of another size or kind, or another number of them, one
+            in `model` that is parametrized or on the meta device, or `match_scale` and a W without scale; the model is
+            then unchanged.
 
     Example:
         >>> load_generator(timm.create_model("csg_resnet56"), "csg_resnet20.pt")  # doctest: +SKIP
@@ -70,6 +72,8 @@ def load_generator(
     if len(found) not in (1, len(owners)):
         raise ValueError(f"The checkpoint holds {len(found)} generators, but the model has {len(owners)}.")
     pairs = [(owner, _fitted(owner, state)) for owner, state in zip(owners, found * len(owners))]
+    if match_scale and not all(0 < _norm(weight) < inf for _, (weight, _) in pairs):
+        raise ValueError("match_scale=True, but the checkpoint's generator has no scale: it is zero, or not finite.")
     for owner, (weight, bias) in pairs:  # only now, so that one that does not fit leaves all as it was
         _replace(owner, weight, bias, match_scale)
         if freeze:
@@ -92,7 +96,7 @@ def _generators(path_or_state_dict: str | PathLike[str] | Mapping[str, Any]) -> 
             found.setdefault(match[1], {})[match[2]] = value
         elif (
             _PUBLISHED.fullmatch(name)
-            and value.dim() == 2
+            and _is_matrix(value)
             and not any(torch.equal(value, other) for other in published)
         ):
             # They have the same in every block. That of DeepLab itself may come before that of its backbone.
@@ -119,7 +123,15 @@ def _whole(state: Mapping[str, Tensor]) -> bool:
     codes, weight = state.get("codes"), state.get("weight", state.get("bits"))
     if codes is None or weight is None or codes.dim() != 2 or not codes.shape[1]:
         return False
-    return weight.dim() == (2 if "weight" in state else 1)
+    return _is_matrix(weight) if "weight" in state else weight.dim() == 1 and weight.dtype == torch.uint8
+
+
+def _is_matrix(t: Tensor) -> bool:
+    return t.dim() == 2 and t.is_floating_point() and t.layout == torch.strided
+
+
+def _norm(t: Tensor) -> float:
+    return t.double().norm().item()
 
 
 def _fitted(owner: SliceGenerator, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -148,7 +160,7 @@ def _fitted(owner: SliceGenerator, state: Mapping[str, Tensor]) -> tuple[Tensor,
 @torch.no_grad()
 def _replace(owner: Any, weight: Tensor, bias: Tensor | None, match_scale: bool) -> None:
     if match_scale:
-        owner.codes.mul_((owner.weight.double().norm() / weight.double().norm()).item())
+        owner.codes.mul_(_norm(owner.weight) / _norm(weight))
     owner.weight.copy_(weight)
     if owner.binary:
         owner.bits.copy_(pack(weight < 0))
