@@ -76,7 +76,7 @@ def save_compact(model: nn.Module, path: str | PathLike[str], dtype: str = "fp32
             raise TypeError(f"the state dict must hold tensors, but {name!r} is a {type(value).__name__}.")
     for prefix, generator in owners.items():
         state[f"{prefix}codes"] = state[f"{prefix}codes"][: _live(generator)]
-    about = {"dtype": dtype, "generators": {prefix: _about(generator) for prefix, generator in owners.items()}}
+    about = {"dtype": dtype, "generators": _about(model, owners)}
     rows = {f"{prefix}{name}" for prefix in owners for name in ("codes", "weight")}
     content = packing.pack(state, packing.DTYPES[dtype], rows, about)
     read = packing.unpack(content)[1]
@@ -98,14 +98,15 @@ def load_compact(model: nn.Module, path: str | PathLike[str] | Mapping[str, Any]
     Raises:
         TypeError: `model` is no module.
         OSError: there is no such file.
-        ValueError: another file, a damaged one, or generators of other sizes or layers; the model is then unchanged.
+        ValueError: another file, a damaged one, or generators of other sizes, of other layers, or of layers that were
+            made in another order; the model is then unchanged.
         RuntimeError: names or shapes of the rest that differ, all listed.
     """
     owners = _owners(model)
     about, state = packing.unpack(path if isinstance(path, Mapping) else weights.read(path))
-    found, wanted = about.get("generators"), {prefix: _about(generator) for prefix, generator in owners.items()}
+    found, wanted = about.get("generators"), _about(model, owners)
     if found != wanted:
-        raise ValueError(f"The checkpoint holds {_told(found)}, but the model has {_told(wanted)}.")
+        raise ValueError(_unlike(found, wanted))
     model.load_state_dict(_padded(state, owners))
     return model
 
@@ -123,23 +124,37 @@ def _owners(model: nn.Module) -> dict[str, SliceGenerator]:
     return {f"{name}.": module for name, module in modules if isinstance(module, SliceGenerator)}
 
 
-def _about(generator: SliceGenerator) -> dict[str, Any]:
-    """What must agree, in plain values."""
+def _about(model: nn.Module, owners: Mapping[str, SliceGenerator]) -> dict[str, Any]:
+    """What must agree, in plain values; layers by name, as codes lie in the order in which they were made."""
+    modules = model.named_modules()
+    names = {(m.generator, m.index): name for name, m in modules if isinstance(m, CSGConv2d)}
     return {
-        "code_size": generator.code_size,
-        "slice_shape": list(generator.slice_shape),
-        "bias": generator.bias is not None,
-        "binary": generator.binary,
-        "layers": [[*layer.shape, layer.layout] for layer in generator.layers],
+        prefix: {
+            "code_size": generator.code_size,
+            "slice_shape": list(generator.slice_shape),
+            "bias": generator.bias is not None,
+            "binary": generator.binary,
+            "layers": [
+                [names.get((generator, index), ""), *layer.shape, layer.layout]
+                for index, layer in enumerate(generator.layers)
+            ],
+        }
+        for prefix, generator in owners.items()
     }
 
 
-def _told(generators: Any) -> str:
-    """Generators in words."""
+def _unlike(found: Any, wanted: Mapping[str, Any]) -> str:
+    """What two of `_about` say and, where that reads alike, the first layer that differs."""
+    told = _in_words(wanted)
     try:
-        return _in_words(generators)
-    except (AttributeError, IndexError, KeyError, TypeError):  # a file may hold anything
-        return "something else than generators"
+        held = _in_words(found)
+        if held == told:
+            layers = ([layer for about in one.values() for layer in about["layers"]] for one in (found, wanted))
+            differing = [pair for pair in zip(*layers) if pair[0] != pair[1]]
+            held, told = (f"{told}, one of them {name!r} of {shape}" for name, *shape in differing[0])
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # a file may hold anything
+        held = "something else than generators"
+    return f"The checkpoint holds {held}, but the model has {told}: build it as the one that was saved."
 
 
 def _in_words(generators: Mapping[str, Any]) -> str:
