@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from leanconv.training import Recipe
+
+sys.path.insert(0, str(Path(__file__).parent))  # for this folder's helpers, whatever way pytest imports
 
 
 @pytest.fixture(scope="session")

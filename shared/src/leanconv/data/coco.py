@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from leanconv.data.objects import Objects, Packed, Record, Thing
+from leanconv.data.objects import Objects, Packed, Record, Thing, coco_tools
 
 FOLDERS = {"train": "train2017", "val": "val2017"}
 FILES = {split: f"annotations/instances_{folder}.json" for split, folder in FOLDERS.items()}
@@ -30,6 +30,7 @@ def read(place: Path) -> tuple[tuple[str, ...], Objects, Objects]:
         FileNotFoundError: a file or an image is absent.
         ValueError: a file is no JSON, or not COCO's, or does not fit itself or the other.
     """
+    coco_tools("mask")  # where it is not installed, better said now
     absent = [part for part in (*FILES.values(), *FOLDERS.values()) if not (place / part).exists()]
     if absent:
         raise FileNotFoundError(f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} absent")
@@ -65,6 +66,8 @@ def _read(place: Path, split: str) -> tuple[dict[int, str], Objects]:
 
 def _records(content: dict[str, Any], labels: dict[int, int]) -> list[Record]:
     images = {int(each["id"]): each for each in content["images"]}
+    if len(images) != len(content["images"]):
+        raise ValueError("two images have the same id")
     things = defaultdict(list)
     for each in content["annotations"]:
         what = f"annotation {each['id']}"
@@ -86,9 +89,21 @@ def _thing(each: dict[str, Any], what: str, label: int, size: tuple[int, int]) -
     box, shape = tuple(map(float, each["bbox"])), each.get("segmentation")
     if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
         raise ValueError(f"{what} has the box {each['bbox']}; it must be left, top, width, height")
+    _check_shape(shape, what, size)
+    return Thing(int(each["id"]), label, box, float(each["area"]), bool(each.get("iscrowd", 0)), shape)
+
+
+def _check_shape(shape: Any, what: str, size: tuple[int, int]) -> None:
     if not isinstance(shape, list | dict):
         raise ValueError(f"{what} has no segmentation, neither polygons nor run lengths")
-    if isinstance(shape, dict) and tuple(shape["size"]) != size:
-        sizes = (" x ".join(map(str, pair)) for pair in (shape["size"], size))
-        raise ValueError(f"{what} has a mask of {next(sizes)} pixels in an image of {next(sizes)}")
-    return Thing(int(each["id"]), label, box, float(each["area"]), bool(each.get("iscrowd", 0)), shape)
+    if isinstance(shape, list):
+        if any(len(polygon) % 2 for polygon in shape):
+            raise ValueError(f"{what} has a polygon with half a corner")
+        return
+    if tuple(shape["size"]) != size:
+        sizes = ["x".join(map(str, pair)) for pair in (shape["size"], size)]
+        raise ValueError(f"{what} has a mask of {sizes[0]} pixels in an image of {sizes[1]}")
+    if not shape["counts"]:  # decoded, these would be whatever lay in memory
+        raise ValueError(f"{what} has a mask without run lengths")
+    if isinstance(shape["counts"], list) and sum(shape["counts"]) != size[0] * size[1]:
+        raise ValueError(f"{what} has run lengths of {sum(shape['counts'])} pixels in an image of {size[0] * size[1]}")

@@ -105,6 +105,10 @@ class DetectionData(Data):
         odd = [f.name for f in fields(Augment) if f.name not in KNOWN and getattr(augment, f.name) != f.default]
         if odd:
             raise ValueError(f"images with objects do not take {', '.join(odd)}: augment them by {', '.join(KNOWN)}")
+        if self.longest <= (image_size or self.image_size):
+            raise ValueError(
+                f"longest must exceed the image_size of {image_size or self.image_size}, got {self.longest}"
+            )
         order = Order(len(self.train), batch_size, seed, rank, world_size)
         shares = Shares(len(self.test), 1, rank, world_size)
         place = Place(torch.device(device), torch.contiguous_format)

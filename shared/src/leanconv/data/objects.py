@@ -70,6 +70,17 @@ class Thing:
             return mask.frPyObjects(self.shape, height, width)
         return self.shape
 
+    def mask(self, height: int, width: int) -> Tensor:
+        """Its mask (H, W), uint8.
+
+        Raises:
+            ValueError: the run lengths are damaged.
+        """
+        try:
+            return torch.from_numpy(coco_tools("mask").decode(self.runs(height, width)))
+        except ValueError as error:
+            raise ValueError(f"the mask of annotation {self.number} is damaged: {error}") from error
+
 
 @dataclass(frozen=True)
 class Record:
@@ -158,8 +169,7 @@ class Objects:
         record = self.records[index]
         size = record.height, record.width
         things = record.learnable(crowds)
-        decode = coco_tools("mask").decode
-        masks = [torch.from_numpy(decode(thing.runs(*size))) for thing in things]
+        masks = [thing.mask(*size) for thing in things]
         return {
             "boxes": torch.tensor([thing.corners(*size) for thing in things]).reshape(-1, 4),
             "labels": torch.tensor([thing.label for thing in things], dtype=torch.int64),

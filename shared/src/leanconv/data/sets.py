@@ -443,6 +443,8 @@ def _read_objects(entry: DetectionSet, place: Path, options: dict[str, Any]) -> 
         raise ValueError(f"there are {counts[0]} + {counts[1]} images instead of {entry.counts}")
     if entry.num_classes not in (None, len(classes)):
         raise ValueError(f"there are {len(classes) - 1} classes instead of {(entry.num_classes or 1) - 1}")
+    if not any(record.learnable() for record in test):
+        raise ValueError("no test image shows an object, so nothing could be scored")
     train = listed.useful()
     without = len(listed) - len(train)
     left_out = f" ({without} more, which show no object, are left out)" if without else ""
