@@ -1,4 +1,4 @@
-"""Networks by name: those of the installed packages, and timm's."""
+"""Networks by name: those of the installed packages, our own of dense prediction, and timm's."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ import timm
 from torch import nn
 
 PACKAGES = ("dwoconv1d", "pathconv", "pix", "smpconv", "csgconv")
+OWN = "leanconv.networks"
 
 
 @functools.cache
 def _register() -> None:
-    """Import the networks of the packages that are installed; importing registers them with timm."""
+    """Import the networks of the packages that are installed, and ours; importing registers them with timm."""
     for package in PACKAGES:
         if importlib.util.find_spec(package) and importlib.util.find_spec(f"{package}.models"):
             importlib.import_module(f"{package}.models")
+    importlib.import_module(OWN)
 
 
 def names(pattern: str = "*", timm_too: bool = False) -> list[str]:
-    """Names that match a shell pattern: the packages' networks, with `timm_too` also those of timm itself."""
+    """Names that match a shell pattern: the packages' networks and ours, with `timm_too` also those of timm itself."""
     _register()
     found = (name for name in timm.list_models() if fnmatchcase(name, pattern))
-    return [name for name in found if timm_too or package(name) in PACKAGES]
+    return [name for name in found if timm_too or package(name) in (*PACKAGES, "leanconv")]
 
 
 def package(name: str) -> str:

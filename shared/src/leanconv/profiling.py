@@ -47,7 +47,8 @@ def count(model: nn.Module, input_size: tuple[int, ...]) -> Counts:
     """Count parameters, buffer elements, and the MACs of one input of `input_size` (C, H, W).
 
     MACs are half of what `torch.utils.flop_counter` counts: convolutions, matrix products, attention and the packages'
-    operators, not normalisation, activations and additions. The model stays as it was.
+    operators, not normalisation, activations and additions. A network whose work depends on what it sees, such as a
+    detector, says by a method ``forward_counted(x)`` what is to be counted. The model stays as it was.
 
     Raises:
         ValueError: the model cannot take such an input.
@@ -56,12 +57,17 @@ def count(model: nn.Module, input_size: tuple[int, ...]) -> Counts:
     sample = torch.zeros(1, *input_size, device=first.device, dtype=first.dtype)
     training = {module: module.training for module in model.modules()}
     counter = FlopCounterMode(display=False)
+    whole = getattr(model, "forward_counted", None)
     try:
+        if whole is not None:
+            model.forward = whole  # called as the forward is, so that the counter sees which module works
         with torch.no_grad(), counter:
             model.eval()(sample)
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"{type(model).__name__} cannot take an input of {tuple(input_size)}: {error}") from error
     finally:
+        if whole is not None:
+            del model.forward
         for module, mode in training.items():
             module.training = mode
     macs = _own_macs(counter, model)
