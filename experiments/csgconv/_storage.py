@@ -51,7 +51,7 @@ def _measured(run: Path) -> dict[str, Any]:
         read = load_compact(build.model(recipe, data), saved.path).to(device)
         errors = list(saved.errors.values())
         found[dtype] = {"bytes": saved.size, "kernel_error": max(errors)}
-        found[dtype]["top1"] = training.evaluate(read, loader, recipe)["top1"]
+        found[dtype]["top1"] = training.evaluate(read, loader, recipe, alone=True)["top1"]
     return found
 
 

@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import _storage
 from cifar10 import NETWORKS, label, recipe, smoke_recipe
 
-from leanconv.training import Recipe, experiment
+from leanconv.training import ConfigError, Recipe, experiment
+from leanconv.training.world import join
 
 # The network that trains the generator, the one that takes it, and the slices of both.
 PAIRS = {
@@ -82,6 +83,25 @@ def donor(pair: Pair, smoke: bool) -> experiment.Plan:
     return f"{pair[0]}-donor", (smoke_recipe if smoke else recipe)(pair[0], pair[2]), lambda ran: {"row": row}
 
 
+def run(args: argparse.Namespace) -> int:
+    """Train a generator where none is given, then what takes it. Returns the exit code."""
+    pair = SMOKE_PAIR if args.smoke else PAIRS[args.pair]
+    kinds = args.kind or (USUAL[:-1] if args.smoke else USUAL)
+
+    if not args.file and "trained" in kinds:
+        first = argparse.Namespace(**{**vars(args), "seeds": args.seeds[:1]})
+        code = experiment.run([donor(pair, args.smoke)], first, after=_storage.measure)
+        if code:
+            return code
+        args.out = first.out
+        args.file = args.out / f"{pair[0]}-donor-seed{args.seeds[0]}" / "compact-fp32.pt"
+    plans: list[experiment.Plan] = []
+    for kind in kinds:
+        chosen = planned(pair, kind, args.file, args.smoke)
+        plans.append((f"{pair[1]}-{kind}", chosen, partial(card, plan=chosen, pair=pair, kind=kind)))
+    return experiment.run(plans, args, after=_storage.measure)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", choices=PAIRS, default="resnet20-resnet56", help="--smoke has one of its own")
@@ -93,21 +113,11 @@ def main() -> int:
     args = parser.parse_args()
     if args.file and not args.file.is_file():
         parser.error(f"--from {args.file}: no such file")
-    pair = SMOKE_PAIR if args.smoke else PAIRS[args.pair]
-    kinds = args.kind or (USUAL[:-1] if args.smoke else USUAL)
-    args.out = args.out or experiment.folder(args)
-
-    if not args.file and "trained" in kinds:
-        first = argparse.Namespace(**{**vars(args), "seeds": args.seeds[:1]})
-        code = experiment.run([donor(pair, args.smoke)], first, after=_storage.measure)
-        if code:
-            return code
-        args.file = args.out / f"{pair[0]}-donor-seed{args.seeds[0]}" / "compact-fp32.pt"
-    plans: list[experiment.Plan] = []
-    for kind in kinds:
-        chosen = planned(pair, kind, args.file, args.smoke)
-        plans.append((f"{pair[1]}-{kind}", chosen, partial(card, plan=chosen, pair=pair, kind=kind)))
-    return experiment.run(plans, args, after=_storage.measure)
+    try:
+        with join(args.device):  # one group of processes for both runs: torchrun's do not join a second one reliably
+            return run(args)
+    except ConfigError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

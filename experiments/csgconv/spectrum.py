@@ -37,12 +37,13 @@ def original(file: Path, network: str, kind: str, out: Path) -> None:
 def trained(network: str, args: argparse.Namespace) -> int:
     """Train what is missing of a network and its twin, then draw. Returns the exit code."""
     args.resume = True
-    args.out = args.out or experiment.folder(args)
     (twin, *_), (run, *_) = plans = [plan(network, kind, "he", args.smoke) for kind in ("plain", args.kind)]
-    code = experiment.run(plans, args)
-    for seed in args.seeds if code == 0 else ():
-        _spectrum.draw(args.out / f"{run}-seed{seed}", args.out / f"{twin}-seed{seed}")
-    return code
+
+    def draw(folder: Path) -> None:
+        if folder.name.startswith(f"{run}-seed"):  # the twin's of this seed was finished before
+            _spectrum.draw(folder, folder.with_name(folder.name.replace(run, twin)))
+
+    return experiment.run(plans, args, after=draw)
 
 
 def main() -> int:

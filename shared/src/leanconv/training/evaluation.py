@@ -10,19 +10,23 @@ from torch import Tensor, nn
 
 from leanconv.data import IGNORED
 from leanconv.metrics import Accuracy, ConfusionMatrix, Mean
-from leanconv.training import build, dense
+from leanconv.training import build, dense, detection
 from leanconv.training.recipe import Recipe
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], recipe: Recipe | None = None
+    model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], recipe: Recipe | None = None, *, alone: bool = False
 ) -> dict[str, float]:
     """Accuracies (``top1``, ``top5``, as fractions) and cross-entropy (``loss``) over ``loader``.
 
-    Where each pixel has a label, what :class:`leanconv.metrics.ConfusionMatrix` computes stands for the accuracies.
-    Under torchrun the loaders of all processes together hold every sample exactly once, and so does the result.
+    Where each pixel has a label, what :class:`leanconv.metrics.ConfusionMatrix` computes stands for the accuracies; where
+    there are objects to find, what :class:`leanconv.average_precision.AveragePrecision` does stands for all.
+    Under torchrun the loaders of all processes together hold every sample exactly once, and so does the result. With
+    ``alone`` this process's loader holds all, and no other need take part.
     """
+    if hasattr(loader, "objects"):
+        return detection.evaluate(model, loader, recipe or Recipe(), alone=alone)
     scores: Accuracy | ConfusionMatrix = Accuracy(topk=(1, 5))
     loss = Mean()
     device = next(model.parameters()).device
@@ -41,6 +45,7 @@ def evaluate(
                 scores = ConfusionMatrix(logits.shape[1], IGNORED)
         scores.update(logits, labels)
     model.train(training)
-    scores.sync()
-    loss.sync()
+    if not alone:
+        scores.sync()
+        loss.sync()
     return {**scores.compute(), "loss": loss.compute()}

@@ -50,14 +50,15 @@ def run(
     """Train every plan for every seed, then save the report and say where it lies. Returns the exit code.
 
     ``after`` is told the folder of each finished run, those finished before ``--resume`` included, by one process.
-    ``watch`` sees each step, as :func:`leanconv.training.fit` says.
+    ``watch`` sees each step, as :func:`leanconv.training.fit` says. ``args.out`` becomes the folder that was taken.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        out = args.out or folder(args)
         if not (args.smoke or args.data):
             raise ConfigError("give --data PATH for the full experiment, or --smoke for a small one on real data")
         with join(args.device) as world:
+            # Processes may read the clock in different seconds.
+            args.out = out = Path(world.same(str(args.out or folder(args))))
             for seed, (name, recipe, card) in itertools.product(args.seeds, plans):
                 chosen = recipe.override({"data_root": args.data, "seed": seed}).override(args.set)
                 place = out / f"{name}-seed{seed}"

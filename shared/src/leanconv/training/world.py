@@ -60,6 +60,13 @@ class World:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
+    def same(self, text: str) -> str:
+        """The main process's text."""
+        texts = [text]
+        if self.size > 1:
+            dist.broadcast_object_list(texts, device=self.device)
+        return texts[0]
+
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()
