@@ -56,6 +56,16 @@ def test_threads_write_one_after_another(tmp_path, monkeypatch):
     ]
 
 
+def test_what_is_replaced_keeps_its_links_and_permissions(tmp_path):
+    model, path, link = generated().eval(), tmp_path / "net.csg", tmp_path / "last.csg"
+    save_compact(generated(), path)
+    path.chmod(0o600)
+    link.symlink_to(path)
+    save_compact(model, link)
+    assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o600
+    assert torch.equal(load_compact(twin(), path)(images()), model(images()))
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

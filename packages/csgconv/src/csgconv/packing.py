@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import threading
 import zlib
 from collections.abc import Mapping, Set
@@ -125,13 +126,16 @@ def is_packed(content: Mapping[str, Any]) -> bool:
 
 
 def replace_file(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes `content` beside `path`, flushes it to disk, and gives it that name."""
+    """Writes `content` beside `path`, flushes it to disk, and gives it that name; links and permissions stay."""
+    path = Path(os.path.realpath(path))
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         with partial.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
