@@ -4,7 +4,9 @@ Three ways to the same kernels, called in turn; medians, on a CPU with one threa
 
     published   each layer's slices by the linear layer, viewed, cut out, made contiguous; gradients by autograd
     ours        `SliceGenerator`, in all layouts: one product, one copy where kernels do not lie in one piece
-    floor       the bare products with the slices that reach a kernel: one forward, two backward, nothing else
+    floor       the bare products of the slices that reach a kernel: one forward, two backward, nothing else. They make
+                whole slices; ours make less where all slices of some layers end in numbers that no kernel has, and
+                "flat" has fewer slices, so that neither is bound by it.
 
 Gradients are those of the codes and of W for given gradients of the kernels.
 """

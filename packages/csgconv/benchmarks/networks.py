@@ -5,7 +5,7 @@ Each network computes in four forms with the same kernels, called in turn:
     plain       ordinary convolutions, which is what `csgconv.export` gives
     published   kernels made anew in every pass, layer by layer, as the authors' code does
     ours        one product per training step; in evaluation kernels are made once and kept
-    bare        training alone: plain, and the bare products of `generation.py` beside it, which no way can go below
+    bare        training alone: plain, and beside it the bare products of `generation.py`, whole slices of live codes
 
 An evaluation pass is one under `torch.no_grad()`; a training step is forward, loss, backward and SGD with momentum.
 All forms are asked for the same results first. The table says what share of plain's time each of the others takes more.
