@@ -5,7 +5,7 @@ Importing this module registers, for CIFAR, `csg_resnet{20,32,44,56,110}`, `csg_
 network for segmentation. It needs timm: `pip install csgconv[models]`.
 
 All of them take `code_size`, `slice_shape`, `layout`, `binary` and `init` of :class:`csgconv.SliceGenerator`, and
-`generated=False` for the ordinary twin. A backbone of `features_only` keeps the codes of the layers that timm drops, and
+`generated=False` for the ordinary twin. A backbone of `features_only` keeps the codes of layers that timm drops, and
 makes their kernels with the others; `csgconv.export` leaves neither.
 
 Example:
