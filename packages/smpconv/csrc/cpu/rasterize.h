@@ -6,10 +6,13 @@
 namespace smpconv {
 namespace {
 
+// Vectors of channels whose gradients are read together: what they say of a point's place is added up once.
+constexpr int64_t kPulled = 2;
+
 int64_t rasterize_scratch(const RasterizeParams& p) {
   constexpr int64_t most = LEVEL_BYTES / sizeof(float);
-  const int64_t taps = round_up(p.height * p.width + kStep, most);
-  return max(taps + round_up(p.points, most) * (p.dims + 2), dense_scratch(p));
+  const int64_t taps = round_up(p.height * p.width + kStep, most), points = round_up(p.points, most);
+  return max(kPulled * (taps + points) + (p.dims + 1) * points, dense_scratch(p));
 }
 
 // Steps of one number from point to point, or from tap to tap, and `count` between channels.
@@ -20,6 +23,13 @@ inline void pack_numbers(const T* in, int64_t count, int64_t channels, int64_t n
 template <class T>
 inline void unpack_numbers(const Sum<T>* in, int64_t count, int64_t channels, int64_t n, T* out) {
   unpack_pixels(in, count == 1 ? channels : 1, count, channels, n, out);
+}
+
+// Asks for the lines of `rows` rows, `step` apart, that are about to be written: stores that wait for their lines, and
+// straddle two of them, hold up all others.
+template <class T>
+inline void prefetch_rows(const T* at, int64_t step, int64_t rows) {
+  for (int64_t k = 0; k < rows; ++k) __builtin_prefetch(at + k * step, 1);
 }
 
 // image[t] *= share[t] for n taps.
@@ -84,6 +94,7 @@ void rasterize_of(const RasterizeParams& p, const RasterizeTask& task) {
     T* out = static_cast<T*>(task.out) + c * taps;
     for (int64_t t = 0; t < taps; t += lanes) {
       const int64_t n = min(lanes, taps - t);
+      prefetch_rows(out + min(t + 2 * lanes, taps - 1), taps, channels);
       if (touches.live[t / lanes]) {
         if (p.average) share_out(image + t * lanes, static_cast<const A*>(touches.share) + t, n);
         unpack_numbers(image + t * lanes, taps, channels, n, out + t);
@@ -94,11 +105,12 @@ void rasterize_of(const RasterizeParams& p, const RasterizeTask& task) {
   }
 }
 
-// With the sums over a point's taps of grad * phi, grad, and grad times each sign: the first becomes the gradient of
-// the weight, in its place, and what the others say of the point is added to `pulls`. The distance over the radius is
-// 1 - phi.
-template <int dims, class A>
-inline void pull_points(const RasterizeParams& p, const Touches& touches, const A* image, A* weight, A* pulls) {
+// What `vectors` vectors of channels, `image_step` and `weight_step` numbers apart, say of every point: the sums over
+// its taps of grad * phi become the gradient of the weight, in its place, and the sums of weight * grad, times each
+// sign and times the distance over the radius, 1 - phi, are added to `pulls`.
+template <int dims, int vectors, class A>
+inline void pull_points(const RasterizeParams& p, const Touches& touches, const A* image, int64_t image_step, A* weight,
+                        int64_t weight_step, A* pulls) {
   constexpr int64_t lanes = kLanes<A>;
   const int64_t step = round_up(p.points, lanes) * lanes;
   const A *phi = static_cast<const A*>(touches.phi), *column_sign = static_cast<const A*>(touches.column_sign),
@@ -106,23 +118,31 @@ inline void pull_points(const RasterizeParams& p, const Touches& touches, const 
   const int64_t* starts = touches.starts;
   const int32_t* taps = touches.taps;
   for (int64_t i = 0; i < p.points; ++i) {
-    Vector<A> to_weight = {}, all = {}, column = {}, row = {};
+    Vector<A> w[vectors], to_weight[vectors] = {}, away = {}, column = {}, row = {};
+    for (int v = 0; v < vectors; ++v) w[v] = load(weight + i * lanes + v * weight_step);
     for (int64_t j = starts[i]; j < starts[i + 1]; j += kStep) {
 #pragma GCC unroll 8
       for (int64_t k = 0; k < kStep; ++k) {
-        const Vector<A> g = load(image + taps[j + k] * lanes);
-        to_weight += g * phi[j + k];
-        all += g;
-        column += g * column_sign[j + k];
-        if (dims == 2) row += g * row_sign[j + k];
+        const A* from = image + taps[j + k] * lanes;
+        Vector<A> sum = {};
+        for (int v = 0; v < vectors; ++v) {
+          const Vector<A> g = load(from + v * image_step);
+          to_weight[v] += g * phi[j + k];
+          sum = v == 0 ? g * w[v] : sum + g * w[v];
+        }
+        away += sum;
+        column += sum * column_sign[j + k];
+        if (dims == 2) row += sum * row_sign[j + k];
       }
     }
-    const Vector<A> w = load(weight + i * lanes);
-    store(weight + i * lanes, to_weight);
+    for (int v = 0; v < vectors; ++v) {
+      store(weight + i * lanes + v * weight_step, to_weight[v]);
+      away -= w[v] * to_weight[v];
+    }
     A* pull = pulls + i * lanes;
-    store(pull, load(pull) + w * column);
-    if (dims == 2) store(pull + step, load(pull + step) + w * row);
-    store(pull + dims * step, load(pull + dims * step) + w * (all - to_weight));
+    store(pull, load(pull) + column);
+    if (dims == 2) store(pull + step, load(pull + step) + row);
+    store(pull + dims * step, load(pull + dims * step) + away);
   }
 }
 
@@ -131,27 +151,38 @@ void rasterize_backward_of(const RasterizeParams& p, const RasterizeTask& task) 
   using A = Sum<T>;
   constexpr int64_t lanes = kLanes<A>;
   const int64_t taps = p.height * p.width, points = round_up(p.points, lanes);
+  const int64_t image_step = round_up(taps + kStep, lanes) * lanes, weight_step = points * lanes;
   const Touches& touches = *task.touches;
-  A* image = static_cast<A*>(task.scratch);
-  A* weight = image + round_up(taps + kStep, lanes) * lanes;
-  A* pulls = weight + points * lanes;
+  A* images = static_cast<A*>(task.scratch);
+  A* weights = images + kPulled * image_step;
+  A* pulls = weights + kPulled * weight_step;
   fill_zero(pulls, (dims + 1) * points);
-  for (int64_t c = 0; c < task.channels; c += lanes) {
-    const int64_t channels = min(lanes, task.channels - c);
-    const T* grad = static_cast<const T*>(task.grad) + c * taps;
-    for (int64_t t = 0; t < taps; t += lanes) {
-      if (!touches.live[t / lanes]) continue;
-      const int64_t n = min(lanes, taps - t);
-      pack_numbers(grad + t, taps, channels, n, image + t * lanes);
-      if (p.average) share_out(image + t * lanes, static_cast<const A*>(touches.share) + t, n);
+  for (int64_t c = 0; c < task.channels; c += kPulled * lanes) {
+    const int64_t vectors = min(kPulled, (task.channels - c + lanes - 1) / lanes);
+    for (int64_t v = 0; v < vectors; ++v) {
+      const int64_t first = c + v * lanes, channels = min(lanes, task.channels - first);
+      const T* grad = static_cast<const T*>(task.grad) + first * taps;
+      A* image = images + v * image_step;
+      for (int64_t t = 0; t < taps; t += lanes) {
+        if (!touches.live[t / lanes]) continue;
+        const int64_t n = min(lanes, taps - t);
+        pack_numbers(grad + t, taps, channels, n, image + t * lanes);
+        if (p.average) share_out(image + t * lanes, static_cast<const A*>(touches.share) + t, n);
+      }
+      fill_zero(image + taps * lanes, kStep);
+      pack_numbers(static_cast<const T*>(task.weight) + first * p.points, p.points, channels, p.points,
+                   weights + v * weight_step);
     }
-    fill_zero(image + taps * lanes, kStep);
-    pack_numbers(static_cast<const T*>(task.weight) + c * p.points, p.points, channels, p.points, weight);
-    pull_points<dims>(p, touches, image, weight, pulls);
-    unpack_numbers(weight, p.points, channels, p.points, static_cast<T*>(task.out) + c * p.points);
+    vectors == kPulled ? pull_points<dims, kPulled>(p, touches, images, image_step, weights, weight_step, pulls)
+                       : pull_points<dims, 1>(p, touches, images, image_step, weights, weight_step, pulls);
+    for (int64_t v = 0; v < vectors; ++v) {
+      const int64_t first = c + v * lanes, channels = min(lanes, task.channels - first);
+      unpack_numbers(weights + v * weight_step, p.points, channels, p.points,
+                     static_cast<T*>(task.out) + first * p.points);
+    }
   }
   for (int q = 0; q <= dims; ++q)
-    sum_lanes(pulls + q * points * lanes, p.points, static_cast<A*>(task.pulls) + q * p.points);
+    sum_lanes(pulls + q * weight_step, p.points, static_cast<A*>(task.pulls) + q * p.points);
 }
 
 // f(zero) with a zero of the dtype.

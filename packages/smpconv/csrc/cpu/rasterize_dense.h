@@ -24,8 +24,14 @@ inline void sum_lanes(const A* in, int64_t count, A* out) {
     const int64_t n = min(lanes, count - i);
     Vector<A> block[lanes];
     for (int64_t j = 0; j < lanes; ++j) block[j] = j < n ? load(in + (i + j) * lanes) : Vector<A>{};
-    turn<A>(block);
-    for (int64_t j = 1; j < lanes; ++j) block[0] += block[j];
+#pragma GCC unroll 4
+    for (int64_t left = lanes / 2; left > 0; left /= 2) {
+#pragma GCC unroll 8
+      for (int64_t j = 0; j < left; ++j) {
+        const Vector<A> a = block[2 * j], b = block[2 * j + 1];
+        block[j] = rearrange<Order::even>(a, b) + rearrange<Order::odd>(a, b);
+      }
+    }
     store_up_to(out + i, block[0], n);
   }
 }

@@ -181,15 +181,18 @@ void rasterize_points_grad(const RasterizeParams& p, const void* grad, const voi
                 place.level.rasterize.backward(p, task);
               });
     const bool column_first = p.dims == 1 || p.flip;
-    for (int64_t point = 0; point < p.groups * p.points; ++point) {
-      const int64_t g = point / p.points, i = point % p.points;
-      const double r = widen(static_cast<const T*>(radius)[point]), inverse = 1 / (r > 0 ? r : 1.0);
-      for (int64_t q = 0; q <= p.dims; ++q) {
-        double sum = 0;
-        for (int64_t task = 0; task < tasks; ++task) sum += sums_at(g * tasks + task)[q * p.points + i];
-        T* to = static_cast<T*>(grad_radius) + point;
-        if (q < p.dims) to = static_cast<T*>(grad_coords) + point * p.dims + (column_first ? q : 1 - q);
-        narrow(static_cast<A>(q < p.dims ? -sum * inverse : sum * inverse), to);
+    for (int64_t g = 0; g < p.groups; ++g) {
+      for (int64_t i = 0; i < p.points; ++i) {
+        const int64_t point = g * p.points + i;
+        const double r = widen(static_cast<const T*>(radius)[point]), inverse = 1 / (r > 0 ? r : 1.0);
+        for (int64_t q = 0; q <= p.dims; ++q) {
+          const A* first = sums_at(g * tasks) + q * p.points + i;
+          double sum = 0;
+          for (int64_t task = 0; task < tasks; ++task) sum += first[task * pulls];
+          T* to = static_cast<T*>(grad_radius) + point;
+          if (q < p.dims) to = static_cast<T*>(grad_coords) + point * p.dims + (column_first ? q : 1 - q);
+          narrow(static_cast<A>(q < p.dims ? -sum * inverse : sum * inverse), to);
+        }
       }
     }
   });

@@ -2,36 +2,33 @@
 // depend on rounding which these are.
 #pragma once
 
-#include "cpu/pack.h"
-#include "cpu/rasterize_job.h"
+#include "cpu/spans.h"
 
 namespace smpconv {
 namespace {
-
-// [begin, end) holds all taps that are less than `reach` from p, and perhaps one that is no nearer on either side:
-// rounding must not lose one.
-inline void near(const Axis& axis, double p, double reach, int64_t* begin, int64_t* end) {
-  const double last = static_cast<double>(axis.taps), half = 0.5 * (last - 1);
-  const double middle = half + p * (axis.turned ? -half : half), spread = reach * half;
-  constexpr double kRounding = 1e-5;
-  const double from = middle - spread + (1 - kRounding), to = middle + spread + (1 + kRounding);
-  // Where numbers so large that their products are infinite leave no difference, all taps.
-  *begin = static_cast<int64_t>(from > 0 ? from < last ? from : last : 0);
-  *end = static_cast<int64_t>(to < last ? to > 0 ? to : 0 : last);
-}
 
 template <class A>
 inline A sign(double v) {
   return static_cast<A>((v > 0) - (v < 0));
 }
 
+constexpr int64_t kBox = 4;
+
 // Appends to the lists of Touches, of which it knows the end.
 template <class A>
 class TouchList {
  public:
-  TouchList(const Touches& touches, bool backward)
+  TouchList(const RasterizeParams& p, const Touches& touches, bool backward)
       : taps_(touches.taps), phi_(static_cast<A*>(touches.phi)), row_sign_(static_cast<A*>(touches.row_sign)),
-        column_sign_(static_cast<A*>(touches.column_sign)), backward_(backward) {}
+        column_sign_(static_cast<A*>(touches.column_sign)), backward_(backward) {
+#if LEVEL_BYTES == 64
+    const int32_t width = static_cast<int32_t>(p.width), beyond = static_cast<int32_t>(p.height * p.width);
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i row = _mm512_srli_epi32(lane, 2), column = _mm512_and_epi32(lane, _mm512_set1_epi32(kBox - 1));
+    box_ = _mm512_add_epi32(_mm512_mullo_epi32(row, _mm512_set1_epi32(width)), column);
+    beyond_ = _mm512_add_epi32(_mm512_set1_epi32(beyond), _mm512_and_epi32(lane, _mm512_set1_epi32(kStep - 1)));
+#endif
+  }
   int64_t count() const { return count_; }
 
   // Those of columns [begin, end) that are less than r from q and `across`; tap `first` is in column 0.
@@ -78,6 +75,37 @@ class TouchList {
     }
     count_ = count;
   }
+
+  // The whole list of point i of `spans`, filled up, where its rectangle is within kBox x kBox taps.
+  template <bool backward>
+  void append_box(const Axis& rows, const Axis& columns, const Spans& spans, int64_t i) {
+    const __m512d zero = _mm512_setzero_pd(), r = _mm512_set1_pd(spans.r[i]), scale = _mm512_set1_pd(spans.inverse[i]);
+    const __m512d four = _mm512_castpd256_pd512(_mm256_loadu_pd(rows.at + spans.row[i]));
+    const __m512d above = _mm512_permutexvar_pd(_mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1), four);
+    const __m512d below = _mm512_permutexvar_pd(_mm512_setr_epi64(2, 2, 2, 2, 3, 3, 3, 3), four);
+    const __m512d y = _mm512_set1_pd(spans.y[i]), high = _mm512_sub_pd(y, above), low = _mm512_sub_pd(y, below);
+    const __m512d at = _mm512_broadcast_f64x4(_mm256_loadu_pd(columns.at + spans.begin[i]));
+    const __m512d along = _mm512_sub_pd(_mm512_set1_pd(spans.q[i]), at), away = _mm512_abs_pd(along);
+    const __m512d far_high = _mm512_add_pd(_mm512_abs_pd(high), away);
+    const __m512d far_low = _mm512_add_pd(_mm512_abs_pd(low), away);
+    const __mmask16 near =
+        both(_mm512_cmp_pd_mask(far_high, r, _CMP_LT_OQ), _mm512_cmp_pd_mask(far_low, r, _CMP_LT_OQ));
+    const __m256 phi_high = _mm512_cvtpd_ps(_mm512_mul_pd(_mm512_sub_pd(r, far_high), scale));
+    const __m256 phi_low = _mm512_cvtpd_ps(_mm512_mul_pd(_mm512_sub_pd(r, far_low), scale));
+    const __m512i first = _mm512_set1_epi32(static_cast<int32_t>(spans.row[i] * columns.taps + spans.begin[i]));
+    _mm512_storeu_si512(taps_ + count_, _mm512_mask_compress_epi32(beyond_, near, _mm512_add_epi32(first, box_)));
+    store_near(phi_, near, _mm512_insertf32x8(_mm512_castps256_ps512(phi_high), phi_low, 1));
+    if constexpr (backward) {
+      const __mmask8 right = _mm512_cmp_pd_mask(along, zero, _CMP_GT_OQ);
+      const __mmask8 left = _mm512_cmp_pd_mask(along, zero, _CMP_LT_OQ);
+      store_near(column_sign_, near, one_signed(both(right, right), both(left, left)));
+      const __mmask16 up = both(_mm512_cmp_pd_mask(high, zero, _CMP_GT_OQ), _mm512_cmp_pd_mask(low, zero, _CMP_GT_OQ));
+      const __mmask16 down =
+          both(_mm512_cmp_pd_mask(high, zero, _CMP_LT_OQ), _mm512_cmp_pd_mask(low, zero, _CMP_LT_OQ));
+      store_near(row_sign_, near, one_signed(up, down));
+    }
+    count_ += (__builtin_popcount(near) + kStep - 1) / kStep * kStep;
+  }
 #endif
 
   // Fills up the list of a point with kStep different taps: additions to the same one would wait for each other.
@@ -118,6 +146,15 @@ class TouchList {
   static void compress(float* out, __mmask8 kept, __m512d v) {
     _mm256_storeu_ps(out, _mm256_maskz_compress_ps(kept, _mm512_cvtpd_ps(v)));
   }
+  static __mmask16 both(__mmask8 low, __mmask8 high) { return static_cast<__mmask16>(low | high << 8); }
+  static __m512 one_signed(__mmask16 plus, __mmask16 minus) {
+    return _mm512_mask_mov_ps(_mm512_maskz_mov_ps(plus, _mm512_set1_ps(1)), minus, _mm512_set1_ps(-1));
+  }
+  void store_near(float* out, __mmask16 near, __m512 v) const {
+    _mm512_storeu_ps(out + count_, _mm512_maskz_compress_ps(near, v));
+  }
+
+  __m512i box_, beyond_;  // the taps of a box from its first one on, and those behind the last
 #endif
 
   int32_t* taps_;
@@ -162,33 +199,38 @@ template <class T>
 bool find_of(const RasterizeParams& p, const void* coords_, const void* radius_, bool backward, Touches& out) {
   using A = Sum<T>;
   const T *coords = static_cast<const T*>(coords_), *radius = static_cast<const T*>(radius_);
-  const int row_part = p.flip ? 1 : 0, column_part = p.dims == 1 || p.flip ? 0 : 1;
   const int64_t beyond = p.height * p.width;
-  TouchList<A> list(out, backward);
+  TouchList<A> list(p, out, backward);
+  Spans spans;
   for (int64_t i = 0; i < p.points; ++i) {
+    const int64_t k = i % kSpans;
+    if (k == 0 && !measure_spans(p, out, coords + i * p.dims, radius + i, min(kSpans, p.points - i), spans))
+      return false;
     out.starts[i] = list.count();
-    const double r = widen(radius[i]), q = widen(coords[i * p.dims + column_part]);
-    const double y = p.dims == 1 ? out.row.at[0] : static_cast<double>(widen(coords[i * p.dims + row_part]));
-    if (!(r - r == 0 && q - q == 0 && y - y == 0)) return false;
-    if (r > 0) {
-      int64_t row = 0, row_end = 1, begin, end;
-      if (p.dims == 2) near(out.row, y, r, &row, &row_end);
-      near(out.column, q, r, &begin, &end);
-      const bool wide = end - begin > kStep;  // so that most of it may be too far away
-      const double inverse = 1 / r;
+    int32_t row = spans.row[k], row_end = spans.row_end[k], begin = spans.begin[k], end = spans.end[k];
 #if LEVEL_BYTES == 64
-      if (!wide) {
-        const double* columns = out.column.at + begin;
-        backward ? list.template append_rows<true>(out.row, row, row_end, columns, begin, p.width, q, y, r, inverse)
-                 : list.template append_rows<false>(out.row, row, row_end, columns, begin, p.width, q, y, r, inverse);
-        row = row_end;
+    if constexpr (sizeof(A) == sizeof(float)) {
+      if (row_end - row <= kBox && end - begin <= kBox) {
+        backward ? list.template append_box<true>(out.row, out.column, spans, k)
+                 : list.template append_box<false>(out.row, out.column, spans, k);
+        continue;
       }
+    }
 #endif
-      for (; row < row_end; ++row) {
-        const double across = y - out.row.at[row];
-        if (wide) near(out.column, q, r - __builtin_fabs(across), &begin, &end);
-        list.append(out.column.at, begin, end, row * p.width, q, across, r, inverse);
-      }
+    const double q = spans.q[k], y = spans.y[k], r = spans.r[k], inverse = spans.inverse[k];
+    const bool wide = end - begin > kStep;  // so that most of it may be too far away
+#if LEVEL_BYTES == 64
+    if (!wide) {
+      const double* columns = out.column.at + begin;
+      backward ? list.template append_rows<true>(out.row, row, row_end, columns, begin, p.width, q, y, r, inverse)
+               : list.template append_rows<false>(out.row, row, row_end, columns, begin, p.width, q, y, r, inverse);
+      row = row_end;
+    }
+#endif
+    for (; row < row_end; ++row) {
+      const double across = y - out.row.at[row];
+      if (wide) near(out.column, q, r - __builtin_fabs(across), &begin, &end);
+      list.append(out.column.at, begin, end, row * p.width, q, across, r, inverse);
     }
     list.finish(static_cast<int32_t>(beyond));
   }
