@@ -12,14 +12,18 @@ from matplotlib.ticker import MaxNLocator
 
 COLORS = ("#2a6fbb", "#d9692c", "#2e8b57", "#8a5fb4", "#b8912a", "#4d4d4d", "#c2508f", "#3f9d9d")
 INK, FAINT = "#333333", "#dddddd"
-SCORES = {"top1": "Test accuracy (top-1, %)", "miou": "Mean IoU on the test images (%)"}
+SCORES = {
+    "top1": "Test accuracy (top-1, %)",
+    "miou": "Mean IoU on the test images (%)",
+    "box_map": "Box mAP on the test images (%)",
+}
 LEGIBLE = 5  # rows that a legend between curves can name; the labels beside have the colours too
 
 Records = Sequence[Mapping[str, Any]]
 
 
 def curves(records: Records, title: str, path: Path) -> None:
-    """Loss, accuracy or mean IoU, and learning rate over the epochs, from the lines of ``metrics.jsonl``."""
+    """Loss, accuracy, mean IoU or mAP, and learning rate over the epochs, from the lines of ``metrics.jsonl``."""
     figure = Figure(figsize=(12, 3.8), dpi=130, layout="constrained")
     loss, accuracy, rate = figure.subplots(1, 3)
     epochs = [r for r in records if r["kind"] == "epoch"]

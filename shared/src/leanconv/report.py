@@ -55,7 +55,7 @@ class Report:
 
     def _render(self, *, padded: bool) -> str:
         scores = _unique(row.score for row in self.rows) or ["top1"]
-        titles = [f"{SCORES[score]}{kind}" for score in scores for kind in ("", " EMA", " picked")]
+        titles = [f"{SCORES[key]}{kind}" for score in scores for key in _with(score) for kind in _KINDS.values()]
         table = [[*_FIRST, *titles, *_LAST], *(_cells(row, scores) for row in self.rows)]
         rare = [title.endswith(_RARE) for title in table[0]]
         kept = [i for i, (_, *cells) in enumerate(zip(*table)) if not rare[i] or {*cells} - {"-"}]
@@ -105,14 +105,17 @@ class Report:
             plots.comparison([_pictured(row) for row in self.rows], folder / "report.png")
 
 
-SCORES = {"top1": "top-1", "miou": "mIoU"}
-_IN_WORDS = {"top1": "Top-1", "miou": "Mean IoU"}
+SCORES = {"top1": "top-1", "miou": "mIoU", "box_map": "box mAP", "mask_map": "mask mAP"}
+_BESIDE = {"box_map": ("mask_map",)}  # what has columns beside a score
+_KINDS = {"": "", "ema_": " EMA", "picked_": " picked"}
+_IN_WORDS = {"top1": "Top-1", "miou": "Mean IoU", "box_map": "COCO's mean average precision of boxes and masks"}
 _CHANCE = {
     "top1": "the share of the largest class among the test examples",
     "miou": "the mean IoU of naming everywhere the class that has most pixels of the test images",
+    "box_map": "the box mAP of finding in each test image the usual box of the training images' commonest class",
 }
 _FIRST, _LAST = ("network", "data", "epochs", "seeds", "params", "MACs", "chance"), ("time", "paper")
-_RARE = ("chance", " picked")  # left out of tables that have none
+_RARE = ("chance", " picked", "mask mAP", "mask mAP EMA")  # left out of tables that have none
 
 
 def gather(folders: Iterable[str | Path]) -> Report:
@@ -158,7 +161,7 @@ def _cells(row: Row, scores: list[str]) -> list[str]:
         f"{first['params'] / 1e6:.3g} M",
         f"{first['macs'] / 1e6:.4g} M",
         row.spread("chance"),
-        *(row.spread(f"{kind}{score}") for score in scores for kind in ("", "ema_", "picked_")),
+        *(row.spread(f"{kind}{key}") for score in scores for key in _with(score) for kind in _KINDS),
         _duration(statistics.mean(run["seconds"] for run in row.runs)),
         _published(first["paper"], row.score) if "paper" in first else "-",
     ]
@@ -166,7 +169,12 @@ def _cells(row: Row, scores: list[str]) -> list[str]:
 
 def _published(paper: dict[str, Any], score: str) -> str:
     averaged = f" / {paper[f'ema_{score}']} EMA" if f"ema_{score}" in paper else ""
-    return f"{paper[score]}{averaged}, {paper['on']}"
+    beside = "".join(f" / {paper[key]} {SCORES[key]}" for key in _with(score)[1:] if key in paper)
+    return f"{paper[score]}{averaged}{beside}, {paper['on']}"
+
+
+def _with(score: str) -> tuple[str, ...]:
+    return (score, *_BESIDE.get(score, ()))
 
 
 def _pictured(row: Row) -> dict[str, Any]:

@@ -244,6 +244,7 @@ class _DetectionTrain:
 class _DetectionEval:
     def __init__(self, dataset: _Test, shares: Shares, place: Place, workers: int) -> None:
         self.place, self.loader = place, worker_loader(dataset, shares, place, workers, together=_lists)
+        self.objects = dataset.objects  # all that there is to find, in no process's share alone
 
     def __len__(self) -> int:
         return len(self.loader)

@@ -120,10 +120,21 @@ def start(recipe: Recipe, network: nn.Module) -> list[str]:
             missing, unexpected = known[part].load_state_dict(weights, strict=False)
         except RuntimeError as error:
             raise ConfigError(f"start: the weights in {path} do not fit {part}: {error}") from error
+        fresh = _starting_fresh(known[part])
+        missing = [name for name in missing if name not in fresh]
         if missing:
             raise ConfigError(f"start: {path} lacks {len(missing)} of the weights of {part}, such as {missing[0]}")
         left_out += [f"{path}: {name}" for name in unexpected]
     return left_out
+
+
+def _starting_fresh(network: nn.Module) -> set[str]:
+    """The weights that modules say, by a method ``starts_fresh() -> names``, need not be in a file to start from."""
+    found: set[str] = set()
+    for prefix, module in network.named_modules():
+        names: set[str] = getattr(module, "starts_fresh", set)()
+        found |= {f"{prefix}.{name}".lstrip(".") for name in names}
+    return found
 
 
 def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:

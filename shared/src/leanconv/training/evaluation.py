@@ -20,8 +20,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Accuracies (``top1``, ``top5``, as fractions) and cross-entropy (``loss``) over ``loader``.
 
-    Where each pixel has a label, what :class:`leanconv.metrics.ConfusionMatrix` computes stands for the accuracies; where
-    there are objects to find, what :class:`leanconv.average_precision.AveragePrecision` does stands for all.
+    Where each pixel has a label, what :class:`leanconv.metrics.ConfusionMatrix` computes stands for the accuracies.
+    Where there are objects to find, what :class:`leanconv.average_precision.AveragePrecision` does stands for all.
     Under torchrun the loaders of all processes together hold every sample exactly once, and so does the result. With
     ``alone`` this process's loader holds all, and no other need take part.
     """

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from leanconv import environment, profiling
 from leanconv.data import Data
-from leanconv.training import build, checkpoint, dense
+from leanconv.training import build, checkpoint, dense, detection
 from leanconv.training.evaluation import evaluate
 from leanconv.training.groups import after_steps
 from leanconv.training.recipe import ConfigError, Recipe
@@ -69,11 +69,17 @@ class Trainer:
         self.optimizer = build.optimizer(recipe, self.network)
         self.schedule = build.schedule(recipe, self.optimizer, self.steps)
         self.mixing = build.mixing(recipe, data.num_classes)
-        self.criterion = dense.criterion(recipe) if data.task == "masks" else build.criterion(recipe, data.num_classes)
+        criteria: dict[str, Callable[..., torch.Tensor]] = {
+            "classes": build.criterion(recipe, data.num_classes),
+            "masks": dense.criterion(recipe),
+            "objects": detection.total,
+        }
+        self.criterion = criteria[data.task]
         self.ema = build.average(recipe, self.network)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.amp == "fp16")
         self.step = self.evaluated = 0  # optimizer steps done, and how many of them at the last evaluation
         self.losses = torch.zeros(2, device=world.device)  # summed since the last log line, since the epoch's start
+        self.parts: dict[str, torch.Tensor] = {}  # of the loss, by name, summed since the last log line
         self.best, self.picked, self.seconds, self.card = -1.0, -1.0, 0.0, card
         self.after_step, self.watch = after_steps(self.network), watch if world.main else None
         self.scores: dict[str, float] = {}  # of the last evaluation
@@ -145,9 +151,13 @@ class Trainer:
             last = part == recipe.accumulate - 1
             with nullcontext() if last or self.world.size == 1 else self.forward.no_sync():
                 with build.autocast(recipe, self.world.device):
-                    loss = self.criterion(self.forward(images), labels) / recipe.accumulate
+                    found = self.forward(images, labels) if self.data.task == "objects" else self.forward(images)
+                    loss = self.criterion(found, labels) / recipe.accumulate
                 self.scaler.scale(loss).backward()
             self.losses += loss.detach()
+            if self.data.task == "objects":
+                for name, part in found.items():
+                    self.parts[name] = self.parts.get(name, 0.0) + part.detach() / recipe.accumulate
         if recipe.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_grad)
@@ -165,15 +175,17 @@ class Trainer:
             self.watch(self.network, self.step, self.recipe.epochs * self.steps, self.folder.path)
 
     def _log_step(self, position: int, speed: float) -> float:
-        loss = self.world.mean(self.losses[0]) / ((position - 1) % self.recipe.log_every + 1)
+        steps = (position - 1) % self.recipe.log_every + 1
+        loss = self.world.mean(self.losses[0]) / steps
         if not math.isfinite(loss):
             raise Diverged(
                 f"the loss became {loss} by step {self.step} (epoch {self._epoch()}, lr {self._lr():.1e}): lower lr, "
                 f"lengthen warmup_epochs, set clip_grad, or try amp=none; {self.folder.path} keeps the last checkpoint"
             )
-        self.losses[0] = 0.0
+        parts = {f"loss_{name}": self.world.mean(part) / steps for name, part in self.parts.items()}
+        self.losses[0], self.parts = 0.0, {}
         record = {"kind": "step", "step": self.step, "loss": loss, "lr": self._lr(), "images_per_second": speed}
-        self.folder.write(record)
+        self.folder.write(record | parts)
         return loss
 
     def _save_or_stop(self) -> None:
@@ -226,11 +238,13 @@ class Trainer:
             if network is not None:
                 self.world.share(network.buffers())
                 found = evaluate(network, self.eval_loader, self.recipe)
-                found["val_loss"] = found.pop("loss")
+                # Detection has no loss without targets.
+                losses = {"val_loss": found.pop("loss")} if "loss" in found else {}
                 if self.val_loader is not None:
                     held = evaluate(network, self.val_loader, self.recipe)
-                    score = self.data.score
-                    found |= {f"validation_{score}": held[score], "validation_loss": held["loss"]}
+                    found |= {f"validation_{self.data.score}": held[self.data.score]}
+                    losses |= {"validation_loss": held["loss"]} if "loss" in held else {}
+                found |= losses
                 scores |= {prefix + key: value for key, value in found.items()}
         return scores
 
@@ -284,6 +298,7 @@ class Trainer:
             "evaluated": self.evaluated,
             "picked": self.picked,
             "losses": self.losses,
+            "parts": self.parts,
             "scores": self.scores,
             "seconds": self.seconds + time.monotonic() - self._clock,
             "card": self.card,
@@ -315,6 +330,7 @@ class Trainer:
         self.best, self.picked = state["best"], state["picked"]
         self.losses, self.seconds = state["losses"].to(self.world.device), state["seconds"]
         self.scores, self.card = state["scores"], self.card or state["card"]
+        self.parts = state.get("parts", {})  # runs of before there was detection have none
         self.folder.rewind(self.step, self.evaluated)
 
     def _say(self, text: str, level: int = logging.INFO) -> None:
