@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from leanconv.data import DetectionData
 from leanconv.data.detection import restored
 from leanconv.overlays import palette, trained
 from leanconv.plots import INK
+from leanconv.training.run_folder import read_recipe
 
 WEIGHT = 0.5  # of a class's colour over the image
 
@@ -28,6 +30,7 @@ def draw(run: str | Path, count: int = 6) -> None:
     """
     network, data = trained(run)
     assert isinstance(data, DetectionData)
+    data = replace(data, image_size=read_recipe(run).image_size or data.image_size)
     detections(network, data, Path(run) / "predictions.png", count)
 
 
