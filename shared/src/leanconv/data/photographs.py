@@ -149,12 +149,31 @@ def _let_posterize_go_black(transform: Any) -> None:
                 operation.aug_fn = posterize
 
 
+class _Loader(DataLoader):
+    """Workers' errors are told in their own words: torch puts the traceback of the worker into the message."""
+
+    def __iter__(self) -> Any:
+        batches = super().__iter__()  # at once: the sampler may be set anew before the first batch is asked for
+
+        def told() -> Iterator[Any]:
+            try:
+                yield from batches
+            except (OSError, ValueError) as error:
+                kind = re.escape(type(error).__name__)
+                found = re.fullmatch(rf"Caught .*^[\w.]*{kind}: (.*)", str(error), re.DOTALL | re.MULTILINE)
+                if not found:
+                    raise
+                raise type(error)(found[1].strip()) from error
+
+        return told()
+
+
 def worker_loader(
     dataset: Dataset, batches: Sampler, place: Place, workers: int, together: Callable[[list[Any]], Any] | None = None
 ) -> DataLoader:
     """Batches made by worker processes; `together` makes one of a list of examples, where torch's way would not do."""
     # A generator of its own: DataLoader would draw the workers' base seed, unused here, from the global one.
-    return DataLoader(
+    return _Loader(
         dataset, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0,
         pin_memory=place.device.type == "cuda", worker_init_fn=_quiet_worker, collate_fn=together,
         generator=torch.Generator(),
