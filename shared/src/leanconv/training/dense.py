@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,24 +21,38 @@ def logits(output: Output, size: tuple[int, ...]) -> Tensor:
     return _enlarged(output["out"] if isinstance(output, Mapping) else output, size)
 
 
-def cross_entropy(logits: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean over the pixels whose label counts; 0 where there are none."""
-    total = F.cross_entropy(logits, target, ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="sum")
-    return total / (target != IGNORED).sum().clamp_min(1)
+def cross_entropy(logits: Tensor, target: Tensor, label_smoothing: float = 0.0, count: Tensor | None = None) -> Tensor:
+    """Mean over the pixels whose label counts, or their sum over another `count`; 0 where there are none."""
+    count = (target != IGNORED).sum().clamp_min(1) if count is None else count
+    # Summed here: on CUDA torch's own sum over masks depends on the order that threads come in.
+    each = F.cross_entropy(logits, target, ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="none")
+    return each.sum() / count
 
 
 def criterion(recipe: Recipe) -> Callable[[Output, Tensor], Tensor]:
-    """Loss of what the network says against masks (N, H, W), with that of its auxiliary head where it has one."""
+    """Loss of what the network says against masks (N, H, W), with that of its auxiliary head where it has one.
+
+    It is a mean over the pixels of all processes, as many as count in each: every process must ask for it.
+    """
 
     def loss(output: Output, target: Tensor) -> Tensor:
-        size = target.shape[-2:]
-        found = cross_entropy(logits(output, size), target, recipe.label_smoothing)
+        size, count = target.shape[-2:], _mean_count(target)
+        found = cross_entropy(logits(output, size), target, recipe.label_smoothing, count)
         if recipe.aux_loss and isinstance(output, Mapping) and "aux" in output:
-            auxiliary = cross_entropy(_enlarged(output["aux"], size), target, recipe.label_smoothing)
+            auxiliary = cross_entropy(_enlarged(output["aux"], size), target, recipe.label_smoothing, count)
             found = found + recipe.aux_loss * auxiliary
         return found
 
     return loss
+
+
+def _mean_count(target: Tensor) -> Tensor:
+    """Pixels whose label counts, the mean over processes: what they find is averaged."""
+    count = (target != IGNORED).sum()
+    if not dist.is_initialized():
+        return count.clamp_min(1)
+    dist.all_reduce(count)
+    return count.clamp_min(1) / dist.get_world_size()
 
 
 def _enlarged(logits: Tensor, size: tuple[int, ...]) -> Tensor:
