@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2.functional import resize
 
 from leanconv.data.loaders import Augment, EvalLoader, TrainLoader
 from leanconv.data.order import Order, Place, Shares, stream
@@ -100,7 +101,7 @@ class DenseData(Data):
     def eval_transform(self, image_size: int | None = None) -> v2.Compose:
         """From an image and its mask, as `Scenes.read` gives them, to what a network is tested on."""
         size = image_size or self.image_size
-        crop = [v2.Resize(size, antialias=True), v2.CenterCrop(size)] if self.scored == "crop" else []
+        crop = [_Resize(size, size), v2.CenterCrop(size)] if self.scored == "crop" else []
         return v2.Compose([*crop, *_normalise(self)])
 
 
@@ -110,6 +111,22 @@ def check_scored(scored: str = "whole") -> None:
         raise ValueError(f"scored must be whole or crop, got {scored!r}")
 
 
+class _Resize(v2.RandomResize):
+    """The shorter side to so many pixels, from and to. Each pixel of the mask has the label at its middle.
+
+    Torchvision's own takes the label at the pixel's corner: masks would lie half a pixel beside their images.
+    """
+
+    def __init__(self, low: int, high: int) -> None:
+        super().__init__(low, high + 1, antialias=True)  # the end is exclusive
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(inpt, tv_tensors.Mask):
+            return super().transform(inpt, params)
+        image = inpt.as_subclass(Tensor)[None]
+        return tv_tensors.Mask(resize(image, params["size"], InterpolationMode.NEAREST_EXACT)[0])
+
+
 def _train_transform(data: DenseData, augment: Augment, size: int) -> v2.Compose:
     """Flip, resize, crop, blur: image and mask alike, as far as a mask takes part."""
     low, high = (max(1, round(factor * size)) for factor in augment.resize)
@@ -117,7 +134,7 @@ def _train_transform(data: DenseData, augment: Augment, size: int) -> v2.Compose
     return v2.Compose(
         [
             v2.RandomHorizontalFlip(augment.hflip),
-            v2.RandomResize(low, high + 1, antialias=True),  # the shorter side; the end is exclusive
+            _Resize(low, high),
             v2.RandomCrop(size, pad_if_needed=True, fill={tv_tensors.Image: 0, tv_tensors.Mask: IGNORED}),
             *([v2.ColorJitter(jitter, jitter, jitter)] if jitter else []),
             *([v2.RandomApply([v2.GaussianBlur(7, (0.01, 1.0))], augment.blur)] if augment.blur else []),
