@@ -151,8 +151,12 @@ def test_report_has_columns_for_its_scores(run, tmp_path):
     assert "| mIoU | mIoU EMA | top-1 | top-1 EMA |" in both and "chance alone may part" in both
 
 
-def test_predictions_are_drawn(run):
+def test_predictions_are_drawn(run, data, monkeypatch):
+    asked = []
+    original = type(data).eval_transform
+    monkeypatch.setattr(type(data), "eval_transform", lambda *args: asked.append(args[1:]) or original(*args))
     overlays.draw(run.folder, count=2)
+    assert asked == [(RECIPE.image_size,)], "at the size that the run was tested at"
     assert (run.folder / "predictions.png").stat().st_size > 20_000
 
 

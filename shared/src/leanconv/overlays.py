@@ -17,6 +17,7 @@ from leanconv.data import IGNORED, Data, DenseData
 from leanconv.metrics import ConfusionMatrix
 from leanconv.plots import INK
 from leanconv.training import dense
+from leanconv.training.run_folder import read_recipe
 
 WEIGHT = 0.6  # of a class's colour over the image
 VOID = (0.5, 0.5, 0.5)
@@ -29,7 +30,7 @@ def draw(run: str | Path, count: int = 6) -> None:
     """
     network, data = trained(run)
     assert isinstance(data, DenseData)
-    overlays(network, data, Path(run) / "predictions.png", count)
+    overlays(network, data, Path(run) / "predictions.png", count, read_recipe(run).image_size)
 
 
 def trained(run: str | Path) -> tuple[nn.Module, Data]:
@@ -41,14 +42,15 @@ def trained(run: str | Path) -> tuple[nn.Module, Data]:
 
 
 @torch.no_grad()
-def overlays(network: nn.Module, data: DenseData, path: Path, count: int = 6) -> None:
+def overlays(network: nn.Module, data: DenseData, path: Path, count: int = 6, image_size: int | None = None) -> None:
     """Draw `count` test images, spread over the split, with their masks and with what the network says.
 
-    Over each prediction stands the mean IoU of its classes in this image.
+    They are of the size that they are tested at, see :meth:`leanconv.data.DenseData.eval_transform`. Over each
+    prediction stands the mean IoU of its classes in this image.
     """
     count = min(count, len(data.test))
     device = next(network.parameters()).device
-    transform, colours = data.eval_transform(), palette(data.num_classes)
+    transform, colours = data.eval_transform(image_size), palette(data.num_classes)
     figure = Figure(figsize=(9, 3 * count), dpi=110, layout="constrained")
     rows = figure.subplots(count, 3, squeeze=False)
     seen: set[int] = set()
