@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from csgconv import SliceGenerator, ops, reference
+from csgconv import SliceGenerator, ops, product, reference
 from csgconv.layouts import Layer
 
 SLICE = (4, 4, 3, 3)
@@ -73,6 +73,14 @@ def test_gradients_are_those_of_the_formula(used, bias):
     found = torch.autograd.grad([kernels[n] for n in used], parameters, grads)
     for a, b in zip(found, torch.autograd.grad([expected[n] for n in used], parameters, grads), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_kernels_without_gradient_take_no_product(monkeypatch):
+    given, gradients = [], product.gradients
+    monkeypatch.setattr(product, "gradients", lambda *args: given.append(args[-1]) or gradients(*args))
+    made = generator()
+    made.kernels()[3].sum().backward()
+    assert [grad is None for grad in given[0]] == [n != 3 for n in range(len(LAYERS))]
 
 
 def test_second_derivatives():
