@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from leanconv import models, training
+from leanconv.networks.backbones import features
 from leanconv.training import Recipe, build, run_folder
+from leanconv.training.groups import layer_numbers
 from leanconv.training.world import join
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -95,6 +97,58 @@ def test_factors_and_layer_decay_multiply(small):
         assert both[name][0] == decay
         # The fastest parameter is the head's bias now.
         assert both[name][1] == pytest.approx(factor * (0.2 if name.endswith(".weight") else 1))
+
+
+# Of the paper's tiny network, whose stages have 3, 3, 9 and 3 blocks.
+DEPTHS = {
+    "thirds": {
+        "stem": 0, "stages.0.2": 1, "before 1": 2, "stages.1.0": 2, "before 2": 3, "stages.2.0": 3, "stages.2.2": 3,
+        "stages.2.3": 4, "stages.2.8": 5, "before 3": 6, "stages.3.0": 6, "stages.3.2": 6, "norm1": 7, "head": 7,
+    },
+    "stage": {
+        "stem": 0, "stages.0.2": 1, "before 1": 0, "stages.1.0": 2, "before 2": 0, "stages.2.0": 3, "stages.2.2": 3,
+        "stages.2.3": 3, "stages.2.8": 3, "before 3": 0, "stages.3.0": 4, "stages.3.2": 4, "norm1": 7, "head": 7,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("backbone", ["convnext_tiny_1d", "convnext_tiny"])
+@pytest.mark.parametrize("by", ["thirds", "stage"])
+def test_a_dense_network_learns_more_slowly_towards_its_stem(by, backbone):
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            narrow = {"depths": (3, 3, 9, 3), "dims": (2, 2, 4, 4), "device": "meta"}
+            self.backbone = features(backbone, **narrow)
+            self.head = nn.ModuleDict({"stages": nn.ModuleList([nn.Sequential(nn.Linear(4, 4, device="meta"))])})
+
+    def place(name: str) -> str:
+        plain = (
+            name.replace("stages_", "stages.").replace("blocks.", "").removeprefix("backbone.").removeprefix("model.")
+        )
+        if plain.startswith(("stem", "downsample_layers.0")):
+            return "stem"
+        for number in "123":
+            if plain.startswith((f"downsample_layers.{number}", f"stages.{number}.downsample")):
+                return f"before {number}"
+        return ".".join(plain.split(".")[:3]) if plain.startswith("stages") else plain.split(".")[0]
+
+    network = Dense()
+    found = {place(name): number for name, number in layer_numbers(network, by).items()}
+    expected = DEPTHS[by] if backbone.endswith("1d") else {k: v for k, v in DEPTHS[by].items() if k != "norm1"}
+    assert {name: found[name] for name in expected} == expected
+
+    recipe = Recipe(lr=1.0, weight_decay=0.1, layer_decay=0.7, layer_decay_by=by, lr_factors={"head": 2.0})
+    rates = grouped(recipe, network)
+    for name, number in layer_numbers(network, by).items():
+        head = 1.0 if name.startswith("head") else 0.5
+        assert rates[name][1] == pytest.approx(head * 0.7 ** (7 - number), rel=1e-6), name
+    assert {decay for name, (decay, _) in rates.items() if name.endswith("bias")} == {0.0}
+
+
+def test_only_staged_networks_are_graded_by_stage():
+    with pytest.raises(training.ConfigError, match=r"layer_decay_by 'stage' is for networks .* Linear has none"):
+        build.optimizer(Recipe(layer_decay=0.7, layer_decay_by="stage"), nn.Linear(2, 2))
 
 
 def test_smpconv_is_grouped_as_its_own_function_says():

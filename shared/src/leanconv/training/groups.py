@@ -9,27 +9,39 @@ A layer that wants to be trained in its own way says so by methods, which any su
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from leanconv.training.recipe import Recipe
+from leanconv.training.recipe import ConfigError, Recipe
 
 Groups = list[dict[str, Any]]
+
+# Where a parameter of a staged network stands, as dwoconv1d, timm and the authors name it, under any prefix.
+_PLACE = re.compile(
+    r"(?:^|\.)(?:stem|downsample_layers[._](?P<before>\d+)"
+    r"|stages[._](?P<stage>\d+)\.(?:blocks\.)?(?:(?P<block>\d+)|downsample))(?=[._])"
+)
 
 
 def grouping(recipe: Recipe, network: nn.Module) -> Callable[[nn.Module], Groups] | None:
     """The network's parameters in groups, as a function for timm; None where timm's own groups are right."""
     spared, factors = _said(network, "no_weight_decay"), _factors(recipe, network)
+    if recipe.layer_decay is not None and recipe.layer_decay_by != "block":
+        depths = layer_numbers(network, recipe.layer_decay_by)
+        head = max(depths.values())
+        for name, depth in depths.items():
+            factors[name] = factors.get(name, 1.0) * recipe.layer_decay ** (head - depth)
     if not (spared or factors or recipe.decay_biases):
         return None
 
     def groups(model: nn.Module) -> Groups:
         if recipe.decay_biases:
             found = _with_biases(model, recipe, spared)
-        elif recipe.layer_decay is not None:
+        elif recipe.layer_decay is not None and recipe.layer_decay_by == "block":
             found = param_groups_layer_decay(model, recipe.weight_decay, spared, layer_decay=recipe.layer_decay)
         else:
             found = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=spared)
@@ -42,6 +54,43 @@ def after_steps(network: nn.Module) -> list[Callable[[], None]]:
     """What layers want to have done after each step of the optimizer."""
     layers: list[Any] = [module for module in network.modules() if hasattr(module, "after_step_")]
     return [layer.after_step_ for layer in layers]
+
+
+def layer_numbers(network: nn.Module, by: str) -> dict[str, int]:
+    """How deep each parameter of a staged backbone lies, by which its rate is decayed; all else is one deeper still.
+
+    With n stages whose last but one has d blocks, the deepest is L = n - 1 + ceil(d / 3): 6 and 12 of the paper's tiny
+    and base networks.
+
+    "thirds", as ConvNeXt is trained for detection: the stem is 0, stage s and what is in front of it s + 1, but block b
+    of the last but one n - 1 + b // 3, and the last stage L. "stage", as for segmentation: the stem and what is in
+    front of the stages are 0, stage s is s + 1.
+
+    Raises:
+        ConfigError: the network has no stages of blocks.
+    """
+    inside = "backbone." if hasattr(network, "backbone") else ""
+    places = {name: _PLACE.search(name) if name.startswith(inside) else None for name, _ in network.named_parameters()}
+    blocks = {(int(p["stage"]), int(p["block"])) for p in places.values() if p and p["block"]}
+    last = max((stage for stage, _ in blocks), default=0)
+    if last == 0:
+        raise ConfigError(
+            f"layer_decay_by {by!r} is for networks whose parameters lie in stages.0.0, stages.0.1 and so on, as those "
+            f"of ConvNeXt, and {type(network).__name__} has none: take 'block'"
+        )
+    deepest = last + -(-(1 + max(block for stage, block in blocks if stage == last - 1)) // 3)
+
+    def number(place: re.Match[str] | None) -> int:
+        if place is None:
+            return deepest + 1
+        block, stage = place["block"], int(place["stage"] or place["before"] or 0)
+        if block is None and (by == "stage" or stage == 0):
+            return 0
+        if by == "thirds" and stage == last:
+            return deepest
+        return stage + 1 + (int(block or 0) // 3 if by == "thirds" and stage == last - 1 else 0)
+
+    return {name: number(place) for name, place in places.items()}
 
 
 def _said(network: nn.Module, method: str) -> dict[str, Any]:

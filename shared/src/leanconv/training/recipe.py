@@ -50,7 +50,9 @@ class Recipe:
         optimizer, lr, weight_decay, momentum, betas, eps: for ``timm.optim.create_optimizer_v2``; biases, norms and
             other one-dimensional parameters are not decayed, under ``decay_biases`` norms alone are not, and
             under ``decay_norms`` they are too.
-        layer_decay: factor on the learning rate per layer counted from the head.
+        layer_decay, layer_decay_by: factor on the learning rate per layer counted from the head; a layer is what timm
+            takes for one, "block", or as for ConvNeXt in detection and in segmentation, "thirds" and "stage" (see
+            :func:`leanconv.training.groups.layer_numbers`).
         lr_factors: factors on the learning rate of parameters by the last part of their name; they win over what layers
             ask for themselves (see :mod:`leanconv.training.groups`). By the first part of the name, such as a head's,
             they come on top of both.
@@ -94,6 +96,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     layer_decay: float | None = None
+    layer_decay_by: Literal["block", "thirds", "stage"] = "block"
     lr_factors: dict[str, float] = field(default_factory=dict)
     schedule: Literal["cosine", "constant", "step", "multistep", "poly"] = "cosine"
     warmup_epochs: float = 0.0
