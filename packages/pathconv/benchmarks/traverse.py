@@ -8,9 +8,10 @@ Routes are called in turn, round after round, and medians compared. The rivals:
     linear       one of both with the channels last, then `F.linear`
     compiled     all of these through `torch.compile` (--compile: takes minutes)
 
-`copy` is the time of copying the sequences: 2 P C L numbers move. A traversal and its backward pass move (P + 1) C L,
-so `bandwidth` compares numbers per second. `backward` is the op alone; training is the forward and the backward pass
-through autograd, to the image for the traversal and to weight and bias for the stem, whose images need no gradient.
+`copy` is the time of copying the sequences into memory that is there: 2 P C L numbers move. A traversal, which makes
+its result, and its backward pass move (P + 1) C L, so `bandwidth` compares numbers per second. `backward` is the op
+alone; training is the forward and the backward pass through autograd, to the image for the traversal and to weight and
+bias for the stem, whose images need no gradient.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor
 
 import pathconv
 from leanconv.benchmark import environment, interleave, keep_freed_memory, summary, write
+from pathconv.ops.traverse import traverse_adjoint
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -82,15 +84,20 @@ def with_gradients(call: Callable[..., Tensor], args: tuple, wanted: list[Tensor
     return lambda: torch.autograd.grad(call(*args), wanted, grad)
 
 
+def backward(grad: Tensor, tables: pathconv.PathTables, channels_last: bool) -> Tensor:
+    """As the backward pass calls the op."""
+    return traverse_adjoint(grad, tables.index, tables.inverse, (tables.height, tables.width), channels_last)
+
+
 def measure_traverse(batch: int, size: int, args: argparse.Namespace) -> dict:
     tables = pathconv.path_tables(PATHS, size, size, args.device)
     dtype = getattr(torch, args.dtype)
     x = torch.randn(batch, CHANNELS, size, size, device=args.device).to(dtype)
     y = torch.randn(batch, len(tables.index) * CHANNELS, size * size, device=args.device).to(dtype)
-    target, op = torch.empty_like(y), torch.ops.pathconv.traverse_adjoint
+    target = torch.empty_like(y)
     phases: dict[str, dict[str, Call]] = {phase: {} for phase in ("forward", "backward", "training")}
     for phase in ("forward", "backward"):
-        phases[phase]["copy"] = lambda: target.copy_(y)
+        phases[phase]["copy"] = without_gradients(target.copy_, y)
     for place, lay in LAYOUTS.items():
         image, grad, last = lay(x), lay(y), place == "channels last"
         ways = {"ours": lambda x: pathconv.traverse(x, tables), **reading(tables, args.compile)}
@@ -98,7 +105,7 @@ def measure_traverse(batch: int, size: int, args: argparse.Namespace) -> dict:
             leaf = image.clone().requires_grad_()
             phases["forward"][f"{name}, {place}"] = without_gradients(way, image)
             phases["training"][f"{name}, {place}"] = with_gradients(way, (leaf,), [leaf], grad)
-        phases["backward"][f"ours, {place}"] = without_gradients(op, grad, *tables, last)
+        phases["backward"][f"ours, {place}"] = without_gradients(backward, grad, tables, last)
     moved = (len(tables.index) + 1) / (2 * len(tables.index))  # numbers, by those that the copy moves
     return {"op": "traverse", "batch": batch, "size": size, "moved": moved, **timed(phases, args)}
 

@@ -1,10 +1,13 @@
 // Argument checks and shapes of the traversal's ops, shared by the CPU and the CUDA binding.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
+#include <array>
 #include <optional>
 
 namespace pathconv::traversal {
@@ -12,17 +15,31 @@ namespace pathconv::traversal {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// One call of torch's allocator: an operator is looked up by name, which costs microseconds once the caches are cold.
+template <size_t D>
+Tensor empty_strided(const Tensor& like, const std::array<int64_t, D>& sizes, const std::array<int64_t, D>& strides) {
+  int32_t dtype, device_type, device_index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(D, sizes.data(), strides.data(), dtype, device_type, device_index, &made));
+  return Tensor(made);
+}
+
 // Results lie as the caller says, channels first or last; the fake kernels in ops/traverse.py have the same strides.
 inline Tensor empty_sequence(const Tensor& like, int64_t batch, int64_t channels, int64_t length, bool channels_last) {
-  if (!channels_last) return torch::stable::new_empty(like, {batch, channels, length});
-  return torch::stable::transpose(torch::stable::new_empty(like, {batch, length, channels}), 1, 2);
+  const int64_t c = std::max(channels, int64_t{1}), l = std::max(length, int64_t{1});
+  const std::array<int64_t, 3> first = {c * l, l, 1}, last = {l * c, 1, c};
+  return empty_strided<3>(like, {batch, channels, length}, channels_last ? last : first);
 }
 
 inline Tensor empty_image(const Tensor& like, int64_t batch, int64_t channels, int64_t height, int64_t width,
                           bool channels_last) {
-  if (!channels_last) return torch::stable::new_empty(like, {batch, channels, height, width});
-  const Tensor pixels = torch::stable::new_empty(like, {batch, height, width, channels});
-  return torch::stable::transpose(torch::stable::transpose(pixels, 2, 3), 1, 2);
+  const int64_t c = std::max(channels, int64_t{1}), h = std::max(height, int64_t{1}), w = std::max(width, int64_t{1});
+  const std::array<int64_t, 4> first = {c * h * w, h * w, w, 1}, last = {h * w * c, 1, w * c, c};
+  return empty_strided<4>(like, {batch, channels, height, width}, channels_last ? last : first);
 }
 
 // `t` itself wherever a kernel can read it: unit stride along the channels or along the positions.

@@ -100,6 +100,12 @@ inline void put(T* out, V v, bool) {
 
 inline void ask_for(const void* memory) { __builtin_prefetch(memory, 0, 3); }
 
+// A line that is written so many bytes later: a write to a line that is not at hand waits for it as a read does.
+constexpr int64_t kWriteAhead = 4096;
+inline void ask_to_write(const void* memory) {
+  __builtin_prefetch(static_cast<const char*>(memory) + kWriteAhead, 1, 3);
+}
+
 // Into the second-level cache the lines that begin in the i-th piece of `size` bytes: each once, evenly among the work,
 // so that what is asked for does not keep what is needed now waiting. (GCC drops calls that do nothing but ask, hence
 // the attribute.)
@@ -107,6 +113,9 @@ inline void ask_for(const void* memory) { __builtin_prefetch(memory, 0, 3); }
 ALWAYS_INLINE inline void ask_for_piece(const char* memory, int64_t i, int64_t size) {
   for (int64_t line = (i * size + 63) / 64 * 64; line < (i + 1) * size; line += 64)
     __builtin_prefetch(memory + line, 0, 2);
+}
+ALWAYS_INLINE inline void ask_to_write_piece(const char* memory, int64_t i, int64_t size) {
+  for (int64_t line = (i * size + 63) / 64 * 64; line < (i + 1) * size; line += 64) ask_to_write(memory + line);
 }
 
 inline void stream_line(const void* in, void* out) {
@@ -127,21 +136,35 @@ inline void finish_streaming() {
 #endif
 }
 
+// P paths where their number is known, else 0. (What the loops need lies in variables: the numbers that are written
+// could, for all that the compiler knows, be `job`, which it then reads again.)
+template <class T, int P, bool stream>
+void gather_planes_by(const PlaneGather& job) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  const int64_t paths = P > 0 ? P : job.paths, length = job.length, out_path = job.out_path;
+  const T* const plane = static_cast<const T*>(job.plane);
+  const T* const next = static_cast<const T*>(job.next != nullptr ? job.next : job.plane);
+  const int32_t* const index = job.index;
+  T* const out = static_cast<T*>(job.out);
+  int64_t l = 0;
+  for (; l + kLine <= length; l += kLine) {
+    ask_for(next + l);
+#pragma GCC unroll 4
+    for (int64_t p = 0; p < paths; ++p) {
+      T* const to = out + p * out_path + l;
+      if (!stream) ask_to_write(to);
+      copy_line(plane, index + p * length + l, to, stream);
+    }
+  }
+  for (int64_t p = 0; p < paths; ++p)
+    for (int64_t i = l; i < length; ++i) out[p * out_path + i] = plane[index[p * length + i]];
+  if (stream) finish_streaming();
+}
+
 template <class T>
 void gather_planes_of(const PlaneGather& job) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  const T* plane = static_cast<const T*>(job.plane);
-  const T* next = static_cast<const T*>(job.next);
-  T* out = static_cast<T*>(job.out);
-  int64_t l = 0;
-  for (; l + kLine <= job.length; l += kLine) {
-    if (next != nullptr) ask_for(next + l);
-    for (int64_t p = 0; p < job.paths; ++p)
-      copy_line(plane, job.index + p * job.length + l, out + p * job.out_path + l, job.stream);
-  }
-  for (int64_t p = 0; p < job.paths; ++p)
-    for (int64_t i = l; i < job.length; ++i) out[p * job.out_path + i] = plane[job.index[p * job.length + i]];
-  if (job.stream) finish_streaming();
+  if (job.stream) return job.paths == 3 ? gather_planes_by<T, 3, true>(job) : gather_planes_by<T, 0, true>(job);
+  return job.paths == 3 ? gather_planes_by<T, 3, false>(job) : gather_planes_by<T, 0, false>(job);
 }
 
 void gather_planes(int64_t element, const PlaneGather& job) {
@@ -193,8 +216,6 @@ constexpr int64_t kRun = 32, kRunBytes = 8192;
 // P paths of dense pixels of `kBytes` where these are known, else 0.
 template <class Pieces, int P, int64_t kBytes>
 void gather_pixels_by(const PixelGather& job) {
-  // (What the loops need lies in variables: the bytes that are written could, for all that the compiler knows, be
-  // `job`.)
   const int64_t paths = P > 0 ? P : job.paths, bytes = kBytes > 0 ? kBytes : job.bytes, length = job.length;
   const int64_t pixel = kBytes > 0 ? kBytes : job.pixel, position = paths * bytes;
   const char* const pixels = static_cast<const char*>(job.pixels);
@@ -221,11 +242,13 @@ void gather_pixels_by(const PixelGather& job) {
 #pragma GCC unroll 32
       for (int64_t i = 0; i < kRun; ++i) {
         ask_for_piece(next, i, pixel);
+        if (!stream) ask_to_write_piece(out, i, position);
         gather(l + i, to + i * position);
       }
     } else {
       for (int64_t i = 0; i < kRun; ++i) {
         ask_for_piece(next, i, pixel);
+        if (!stream) ask_to_write_piece(out, i, position);
         gather(l + i, to + i * position);
       }
     }

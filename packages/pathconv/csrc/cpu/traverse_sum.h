@@ -7,28 +7,44 @@
 namespace pathconv::traversal {
 namespace {
 
-template <class T, class O>
-void sum_planes_of(const PlaneSum& job) {
+// P paths where their number is known, else 0.
+template <class T, class O, int P, bool stream>
+void sum_planes_by(const PlaneSum& job) {
   using A = typename AccumulatorOf<T>::type;
   constexpr int64_t kLine = 64 / sizeof(T);
-  O* out = static_cast<O*>(job.out);
+  const int64_t paths = P > 0 ? P : job.paths, length = job.length, next = job.next;
+  const int32_t* const inverse = job.inverse;
+  const T* known[P > 0 ? P : 1];
+  for (int64_t p = 0; p < P; ++p) known[p] = static_cast<const T*>(job.planes[p]);
+  const auto plane = [&](int64_t p) { return P > 0 ? known[p] : static_cast<const T*>(job.planes[p]); };
+  O* const out = static_cast<O*>(job.out);
+  const auto sum = [&](int64_t q) ALWAYS_INLINE {
+    Vector<A> total = read(plane(0), inverse + q);
+#pragma GCC unroll 4
+    for (int64_t p = 1; p < paths; ++p) total += read(plane(p), inverse + p * length + q);
+    put(out + q, total, stream);
+  };
   int64_t q = 0;
-  for (; q + kLanes<A> <= job.length; q += kLanes<A>) {
-    Vector<A> sum = read(static_cast<const T*>(job.planes[0]), job.inverse + q);
-    for (int64_t p = 1; p < job.paths; ++p)
-      sum += read(static_cast<const T*>(job.planes[p]), job.inverse + p * job.length + q);
-    if (job.next != 0 && q % kLine == 0)
-      for (int64_t p = 0; p < job.paths; ++p)
-        ask_for(static_cast<const char*>(job.planes[p]) + job.next + q * sizeof(T));
-    put(out + q, sum, job.stream);
+  for (; q + kLine <= length; q += kLine) {
+#pragma GCC unroll 4
+    for (int64_t p = 0; p < paths; ++p) ask_for(reinterpret_cast<const char*>(plane(p) + q) + next);
+    if (!stream) ask_to_write(out + q);
+    for (int64_t i = 0; i < kLine; i += kLanes<A>) sum(q + i);
   }
-  for (; q < job.length; ++q) {
-    A sum = widen(static_cast<const T*>(job.planes[0])[job.inverse[q]]);
-    for (int64_t p = 1; p < job.paths; ++p)
-      sum += widen(static_cast<const T*>(job.planes[p])[job.inverse[p * job.length + q]]);
-    narrow(sum, out + q);
+  for (; q + kLanes<A> <= length; q += kLanes<A>) sum(q);
+  for (; q < length; ++q) {
+    A total = widen(plane(0)[inverse[q]]);
+#pragma GCC unroll 4
+    for (int64_t p = 1; p < paths; ++p) total += widen(plane(p)[inverse[p * length + q]]);
+    narrow(total, out + q);
   }
-  if (job.stream) finish_streaming();
+  if (stream) finish_streaming();
+}
+
+template <class T, class O>
+void sum_planes_of(const PlaneSum& job) {
+  if (job.stream) return job.paths == 3 ? sum_planes_by<T, O, 3, true>(job) : sum_planes_by<T, O, 0, true>(job);
+  return job.paths == 3 ? sum_planes_by<T, O, 3, false>(job) : sum_planes_by<T, O, 0, false>(job);
 }
 
 // A run of pixels with few channels: the parts of each path one behind the other, then their sum.
@@ -116,7 +132,10 @@ void sum_pieces(const PixelSum& job) {
   const int32_t* places = job.inverse;
   int64_t q = 0;
   for (; q + kTile < length; q += kTile, places += kTile, out += kTile * channels, next += kTile * size)
-    part.pixels(places, kTile, out, [=](int64_t i) ALWAYS_INLINE { ask_for_piece(next, i, size); });
+    part.pixels(places, kTile, out, [=](int64_t i) ALWAYS_INLINE {
+      ask_for_piece(next, i, size);
+      ask_to_write_piece(reinterpret_cast<const char*>(out), i, channels * sizeof(A));
+    });
   part.pixels(places, length - q, lines, [](int64_t) {});
   __builtin_memcpy(out, lines, (length - q) * channels * sizeof(A));
 }
