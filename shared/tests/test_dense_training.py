@@ -189,6 +189,14 @@ def test_frozen_parts_and_a_start_from_another_run(run, data, tmp_path):
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["frozen"] == ["backbone", "aux"]
 
 
+def test_what_cannot_begin_leaves_no_folder(data, tmp_path):
+    torch.save({"0.weight": torch.zeros(1), "0.bias": torch.zeros(1)}, tmp_path / "other.pt")
+    recipe = RECIPE.override({"start": {"classifier": str(tmp_path / "other.pt")}})
+    with pytest.raises(ConfigError, match=r"^start: the weights in \S+ do not fit classifier: size mismatch[^\n]*$"):
+        training.fit(None, recipe, data.subset(64, 10), out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     "change, says",
     [

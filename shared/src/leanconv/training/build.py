@@ -119,7 +119,8 @@ def start(recipe: Recipe, network: nn.Module) -> list[str]:
         try:
             missing, unexpected = known[part].load_state_dict(weights, strict=False)
         except RuntimeError as error:
-            raise ConfigError(f"start: the weights in {path} do not fit {part}: {error}") from error
+            last = str(error).splitlines()[-1].strip()  # torch has a line for each
+            raise ConfigError(f"start: the weights in {path} do not fit {part}: {last}") from error
         fresh = _starting_fresh(known[part])
         missing = [name for name in missing if name not in fresh]
         if missing:

@@ -92,6 +92,10 @@ def fit(
         folder.open()
         try:
             trainer = Trainer(network, recipe, data, folder, world, interrupt, card or {}, watch)
+        except BaseException:
+            folder.discard()
+            raise
+        try:
             result = Result(folder.path, trainer.run(), trainer.network, trainer.ema and trainer.ema.module)
         finally:
             folder.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class RunFolder:
         """Make the folder, say what runs where, and start the log."""
         if not self.active:
             return
+        self._new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "recipe.json", self._recipe)
         # One entry per start: a run may be resumed on another machine.
@@ -91,6 +93,12 @@ class RunFolder:
         if self.active:
             write_json(self.path / "summary.json", summary)
             self.draw()
+
+    def discard(self) -> None:
+        """Close, and remove what :meth:`open` has made: nothing could begin, and the folder is free for another try."""
+        self.close()
+        if self.active and self._new:
+            shutil.rmtree(self.path)
 
     def close(self) -> None:
         if self.active:
