@@ -74,6 +74,12 @@ def test_backbones_are_named_by_kind():
         voc.backbones(["runs/a"])
 
 
+def test_a_backbone_for_a_kind_that_does_not_run_is_refused(tmp_path):
+    done = run("csgconv/voc", "--smoke", "--kind", "csg", "--backbone", "plain=a", "--out", tmp_path / "out", code=2)
+    assert done.stderr.endswith("error: --backbone plain=... is for what does not run: --kind is csg\n")
+    assert not (tmp_path / "out").exists()
+
+
 def test_voc_smoke_trains_scores_and_draws(tmp_path):
     try:
         load("composites")
