@@ -232,6 +232,9 @@ def test_chance_is_what_the_commonest_class_gets(data):
     masks = [data.test.read(i)[1] for i in range(len(data.test))]
     pixels = torch.cat([mask.flatten() for mask in masks])
     assert data.chance() == pytest.approx((pixels == 0).float().mean().item() / 3)
+    crops = DenseData(**{**vars(data), "scored": "crop"})
+    pixels = torch.cat([mask.flatten() for _, masks in crops.loaders(3, workers=0)[1] for mask in masks])
+    assert crops.chance() == pytest.approx((pixels == 0).float().mean().item() / 3) != data.chance()
     few = data.subset(train=3, test=2)
     assert (len(few.train), len(few.test)) == (3, 2) and "of these 3 train, 2 test images" in few.source
     held = data.hold_out(2)

@@ -61,8 +61,10 @@ class DenseData(Data):
         return self.in_chans, side, side
 
     def chance(self) -> float:
-        """Mean IoU on the test split of naming everywhere the class that has most pixels."""
-        counts = sum(np.bincount(self.test.mask(i).ravel(), minlength=256)[:IGNORED] for i in range(len(self.test)))
+        """Mean IoU on the test split, as it is scored, of naming everywhere the class that has most pixels."""
+        transform = self.eval_transform()
+        masks = (transform(tv_tensors.Mask(self.test.mask(i))) for i in range(len(self.test)))
+        counts = sum(np.bincount(mask.numpy().ravel(), minlength=256)[:IGNORED] for mask in masks)
         counts = np.asarray(counts)
         return float(counts.max() / counts.sum() / (counts > 0).sum())
 
