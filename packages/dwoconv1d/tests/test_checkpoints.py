@@ -265,7 +265,7 @@ def test_backbone_weights_are_centre_crops(variant, own_names):
         if name not in crops:
             assert torch.equal(value, before[name])
             continue
-        taps, kept, largest = crops[name]
+        taps, kept, largest = crops[name][:3]
         margin = (taps - kept) // 2
         assert torch.equal(value, before[name][:, margin : margin + kept])
         ends = torch.cat([before[name][:, :margin], before[name][:, margin + kept :]], 1)
@@ -301,5 +301,33 @@ def test_crop_takes_other_lengths_and_refuses_impossible_ones():
         to_backbone(state, "convnext_tiny")
     with pytest.raises(ValueError, match="3 stages of a '1d' network"):
         to_backbone({name: value for name, value in state.items() if not name.startswith("stages.3")}, "1d")
-    with pytest.raises(ValueError, match="no weights under stages"):
-        to_backbone({"model": state}, "1d")
+    with pytest.raises(ValueError, match="the checkpoint holds the variant '1d', not '2dpp'"):
+        to_backbone(state, "2dpp")
+    with pytest.raises(ValueError, match="holds no ConvNeXt"):
+        to_backbone({"layer1.0.conv1.weight": torch.zeros(1)}, "1d")
+
+
+def test_a_normal_checkpoint_is_cropped(tmp_path):
+    """The authors' script copies it unchanged and says that it is done."""
+    plain, averaged = (from_original(original_state("1d")) for _ in range(2))
+    averaged = {name: value + 1 if name.endswith("weight") else value for name, value in averaged.items()}
+    path = tmp_path / "last.pt"
+    for key in ("model_ema", "ema"):
+        torch.save({"model": plain, key: averaged, "step": 3}, path)
+        for ema, expected in ((False, plain), (True, averaged)):
+            found = to_backbone(path, "1d", ema=ema)
+            assert found["stages.3.0.dwconv.weight"].shape[1] == 13
+            assert torch.equal(found["stages.3.0.dwconv.weight"], expected["stages.3.0.dwconv.weight"][:, 9:22])
+    assert kernel_crops(path, "1d").keys() == kernel_crops(plain, "1d").keys()
+
+
+def test_crops_tell_which_dropped_taps_met_the_map():
+    """By direction as the paper's: at 7 pixels 13, 15, 19, 15 taps of 31 are alive, at 14 pixels 27 and 31."""
+    crops = kernel_crops(ConvNeXt("1d", depths=(1, 1, 1, 1), dims=(8, 8, 8, 8)).state_dict(), "1d")
+    assert crops.keys() == {"stages.2.0.dwconv.weight", "stages.3.0.dwconv.weight"}
+    third, fourth = crops.values()
+    assert (third.dropped, third.live_dropped) == (8 * 4, 6 * 4)
+    assert (fourth.dropped, fourth.live_dropped) == (8 * 18, 2 * (0 + 2 + 6 + 2))
+    assert str(fourth).startswith("31 -> 13 taps; 20 of 144 dropped taps met the map, none larger than 0.0")
+    smaller = kernel_crops(ConvNeXt("1d", depths=(1, 1, 1, 1), dims=(8, 8, 8, 8)).state_dict(), "1d", maps=(4, 3, 2, 1))
+    assert smaller["stages.3.0.dwconv.weight"].live_dropped == 0

@@ -41,7 +41,7 @@ def load_original(
         >>> load_original("convnext_tiny_1d_best.pth", model, ema=True)  # doctest: +SKIP
     """
     state, own = read_original(path_or_state_dict, ema=ema), model.state_dict()
-    found, wanted = _variant(state), _variant(own)
+    found, wanted = variant_of(state), variant_of(own)
     if found and wanted and found != wanted:
         raise RuntimeError(
             f"The checkpoint looks like the variant {found!r}, but the model is {wanted!r}. "
@@ -58,7 +58,7 @@ def read_original(
 
     Args:
         path_or_state_dict: A file (read with `weights_only=True`), its content, or a bare state dict.
-        ema: Take the averaged weights, `model_ema`, instead of `model`.
+        ema: Take the averaged weights, `model_ema`, instead of `model`; of leanconv's and timm's checkpoints theirs.
 
     Raises:
         ValueError: No checkpoint, no weights, or no averaged weights, in the file; or angles stored in half precision.
@@ -96,7 +96,7 @@ def from_original(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def _variant(state: Mapping[str, Tensor]) -> str:
+def variant_of(state: Mapping[str, Tensor]) -> str:
     """The variant of which these are the names; empty for other networks."""
     plus = any(name.endswith(".dwconv2.weight") for name in state)
     if not plus and not any(name.endswith(".dwconv.weight") for name in state):
@@ -112,9 +112,10 @@ def _listed(what: str, names: Set[str]) -> str:
 
 def _weights(checkpoint: Mapping[str, Any], ema: bool) -> Mapping[str, Tensor]:
     if ema:
-        if "model_ema" not in checkpoint:
-            raise ValueError("ema=True, but the checkpoint holds no 'model_ema'; load it with ema=False")
-        return checkpoint["model_ema"]
+        for key in ("model_ema", "ema", "state_dict_ema"):  # as the authors, leanconv and timm call them
+            if isinstance(checkpoint.get(key), Mapping):
+                return checkpoint[key]
+        raise ValueError("ema=True, but the checkpoint holds no 'model_ema'; load it with ema=False")
     for key in ("model", "state_dict"):
         if isinstance(checkpoint.get(key), Mapping):
             return checkpoint[key]
