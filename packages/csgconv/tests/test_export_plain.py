@@ -53,6 +53,13 @@ def test_options_of_layers_stay():
     assert torch.equal(export(circular)(x), circular(x))
 
 
+def test_every_weight_has_memory_of_its_own():
+    """Files of safetensors refuse others, and kernels that a generator keeps shall not learn."""
+    generator = SliceGenerator(8, (4, 4, 3, 3))
+    for convolution in export(nn.Sequential(*(CSGConv2d(8, 8, 3, generator) for _ in range(2)))):
+        assert convolution.weight.untyped_storage().nbytes() == convolution.weight.nbytes
+
+
 def test_in_place():
     model = generated()
     assert export(model, inplace=True) is model and not generators(model)

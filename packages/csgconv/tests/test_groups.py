@@ -64,7 +64,9 @@ def test_rates_and_decay():
 def test_frozen_parameters_are_left():
     net = model()
     generators(net)[0].weight.requires_grad_(False)
-    assert ids(grouped(param_groups(net, 0.1))) == ids(p for p in net.parameters() if p.requires_grad)
+    learning = ids(p for p in net.parameters() if p.requires_grad)
+    assert ids(grouped(param_groups(net, 0.1))) == learning
+    assert ids(grouped(param_groups(net, 0.1, lr_factors={r"generator\.weight": 2}))) == learning
 
 
 def test_what_would_leave_something_out_is_refused():
