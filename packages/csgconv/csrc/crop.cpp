@@ -1,12 +1,14 @@
 // The ops `csgconv::crop` and `csgconv::uncrop`: schemas and CPU entries. Fake kernels, autograd and the rest of what
-// torch must know are registered in ops.py.
+// torch must know are registered in ops.py. `csgconv::checksum` watches values on a CPU, outside of all of that.
 #include "crop.h"
 
 #include <torch/csrc/stable/library.h>
 
+#include <optional>
 #include <vector>
 
 #include "common/binding.h"
+#include "cpu/checksum.h"
 #include "cpu/crop_kernel.h"
 
 namespace csgconv {
@@ -35,15 +37,29 @@ Tensor uncrop(const Tensor& kernels, std::vector<int64_t> table, int64_t rows, i
   return slices;
 }
 
+int64_t checksum_of(const Tensor& codes, const Tensor& weight, std::optional<Tensor> bias) {
+  uint64_t sum = 0;
+  const auto add = [&sum](const Tensor& t) {
+    const Tensor source = dense(t);
+    sum = checksum(sum, source.const_data_ptr(), source.numel() * static_cast<int64_t>(source.element_size()));
+  };
+  add(codes);
+  add(weight);
+  if (bias) add(*bias);
+  return static_cast<int64_t>(sum);
+}
+
 }  // namespace
 }  // namespace csgconv
 
 STABLE_TORCH_LIBRARY(csgconv, m) {
   m.def("crop(Tensor slices, int[] layers) -> Tensor");
   m.def("uncrop(Tensor kernels, int[] layers, SymInt rows, SymInt size) -> Tensor");
+  m.def("checksum(Tensor codes, Tensor weight, Tensor? bias) -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(csgconv, CPU, m) {
   m.impl("crop", TORCH_BOX(&csgconv::crop));
   m.impl("uncrop", TORCH_BOX(&csgconv::uncrop));
+  m.impl("checksum", TORCH_BOX(&csgconv::checksum_of));
 }

@@ -102,6 +102,67 @@ def test_kept_kernels_are_never_old(change):
     assert torch.equal(after, before) == (change == "a write to a kernel")
 
 
+def in_order(layers: list[CSGConv2d], x: Tensor = X) -> Tensor:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+# What is called alone before, and then in every pass. A pass that begins with the layer right after the one that was
+# called alone is taken for the rest of it.
+ORDERS = [
+    *(([n], [0, 1, 2, 3]) for n in range(4)),
+    *(([n], [3, 2, 1, 0]) for n in (0, 1, 3)),
+    *(([n], [2, 3, 0, 1]) for n in (0, 2, 3)),
+    *(([n], [1, 0, 2, 0, 3]) for n in (1, 2, 3)),
+    ([], [2, 3, 0, 1]),
+]
+
+
+@pytest.mark.parametrize(("before", "order"), ORDERS, ids=str)
+def test_a_pass_in_any_order_sees_what_was_written_past_torch(before, order):
+    net = network().eval()
+    layers = [net[n] for n in order]
+    with torch.no_grad():
+        in_order([net[n] for n in before])
+        for _ in range(3):
+            net[0].generator.codes.data.mul_(1.5)
+            close(in_order(layers), anew(layers))
+            in_order(layers)
+
+
+def test_a_look_at_a_kernel_is_no_part_of_a_pass(made):
+    """It sees all that was written, and the pass that follows or goes on does."""
+    net = network().eval()
+    with torch.no_grad():
+        for n in (2, 3, 0):
+            net[0].generator.codes.data.mul_(1.5)
+            close(net[n].weight, net[n].generator._alone(n))
+            net[0].generator.codes.data.mul_(1.5)
+            close(net(X), anew(net))
+        count = len(made)
+        half = net[:2](X)
+        assert net[3].weight.shape == (5, 5, 3, 3)
+        close(net[2:](half), anew(net))
+    assert len(made) == count
+
+
+def test_a_pass_compares_values_once():
+    net, sums = network().eval(), []
+    with torch.no_grad():
+        net(X)
+        kept = net[0].generator._resting
+        checksum = kept.checksum
+        kept.checksum = lambda *sources: sums.append(checksum(*sources)) or sums[-1]
+        for count in (1, 2, 3):
+            net(X)
+            assert len(sums) == count
+        net.requires_grad_(False)
+        with torch.enable_grad():
+            net(X)
+        assert len(sums) == 4 and net[0].generator._resting is kept
+
+
 def test_training_between_evaluations(made):
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), 0.1)

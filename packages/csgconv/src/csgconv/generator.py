@@ -7,17 +7,16 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch import Tensor, is_grad_enabled, nn
+from torch.compiler import is_compiling
 
 from ._common.checks import positive_int
 from .bits import pack, unpack
 from .functional import cropped
-from .kept import KernelSet, ordinary
+from .kept import LearningSet, RestingSet, ordinary, transformed
 from .layouts import Layer, check_layout, four_sizes
 from .product import Plan, Sources, without_autocast
 
-_interpreters, _modes = torch._C._functorch.peek_interpreter_stack, torch._C._len_torch_dispatch_stack
 INITS = ("he", "reference", "uniform")
 
 
@@ -26,9 +25,9 @@ class SliceGenerator(nn.Module):
 
     It owns W, of shape (P, d), and one matrix with the codes of all layers: their live rows in the order of the layers,
     then the dead ones, which reach no kernel. In a training step the first layer that needs its kernel has all of them
-    made by one product. Without gradients they are kept between calls, until a parameter changes: torch's version
-    numbers tell, and on a CPU the values themselves are compared too, once per pass. On CUDA a write through `.data`,
-    which leaves no trace, needs `invalidate()`.
+    made, by one product for each group of layers that need the same part of a slice. Without gradients they are kept
+    between calls, until a parameter changes, for which every pass looks once: torch's version numbers tell, and on a
+    CPU a checksum of the values. On CUDA a write through `.data`, which leaves no trace, needs `invalidate()`.
 
     Do not make it an attribute of your network: the first layer made with it registers it, once.
 
@@ -76,8 +75,8 @@ class SliceGenerator(nn.Module):
         self.layout, self.binary, self.init = layout, bool(binary), init
         size, place = prod(self.slice_shape), {"device": device, "dtype": dtype}
         self._plan = Plan((), size)
-        self._learning: KernelSet | None = None
-        self._resting: KernelSet | None = None
+        self._learning: LearningSet | None = None
+        self._resting: RestingSet | None = None
         weight = torch.empty(size, self.code_size, **place)  # type: ignore[arg-type]
         if self.binary:
             self.register_buffer("weight", weight, persistent=False)
@@ -148,48 +147,53 @@ class SliceGenerator(nn.Module):
         self._learning = self._resting = None
 
     def kernels(self) -> tuple[Tensor, ...]:
-        """The kernels of all layers, in their order, by one product; differentiable, to the bit what layers use."""
-        return tuple(self.kernel(index) for index in range(len(self.layers)))
+        """The kernels of all layers, in their order, made together; differentiable, to the bit what layers use."""
+        return tuple(self.in_pass(index) for index in range(len(self.layers)))
 
     def kernel(self, index: int) -> Tensor:
         """The kernel of a layer; for reading only."""
-        if torch.compiler.is_compiling() or _transformed():
+        return self._kernel(index, passing=False)
+
+    def in_pass(self, index: int) -> Tensor:
+        """The kernel of a layer that computes with it now: values are compared once for the layers of a pass."""
+        return self._kernel(index, passing=True)
+
+    def _kernel(self, index: int, passing: bool) -> Tensor:
+        if is_compiling() or transformed():
             return self._alone(index)
-        registered, resting = self._parameters, self._resting
+        registered = self._parameters
         codes, bias = registered.get("codes"), registered.get("bias")
         weight = (self._buffers if self.binary else registered).get("weight")
-        if resting is not None and not torch.is_grad_enabled() and resting.lasts(index, codes, weight, bias):
-            return resting.kernels[index]
         if codes is None or weight is None:  # parametrized
             return self._alone(index)
         sources, dtype = (codes, weight, bias), _dtype(codes)
-        if torch.is_grad_enabled() and (
+        if is_grad_enabled() and (
             codes.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
         ):
             return self._learning_kernel(index, sources, dtype)
-        return self._resting_kernel(index, sources, dtype)
+        return self._resting_kernel(index, sources, dtype, passing)
 
     def _learning_kernel(self, index: int, sources: Sources, dtype: torch.dtype) -> Tensor:
         """Of the set of this step, which begins when a layer asks again."""
         kept = self._learning
-        if kept is None or not kept.fits(sources, dtype) or not kept.in_step(index):
+        if kept is None or not kept.fits(index, sources, dtype) or not kept.in_step(index):
             if not self._keeps(sources):
                 return self._alone(index)
             self._resting = None
-            kept = self._learning = KernelSet(self._plan, sources, dtype, self)
+            kept = self._learning = LearningSet(self._plan, sources, dtype, self)
         kept.asked.add(index)
         return kept.kernels[index]
 
-    def _resting_kernel(self, index: int, sources: Sources, dtype: torch.dtype) -> Tensor:
-        """Of the kept set, while its sources are the same. A layer that asks again begins a round."""
+    def _resting_kernel(self, index: int, sources: Sources, dtype: torch.dtype, passing: bool) -> Tensor:
+        """Of the kept set, while its sources are the same."""
         kept = self._resting
-        if kept is None or not kept.fits(sources, dtype) or (index in kept.asked and not kept.same_values()):
+        continues = passing and kept is not None and index == kept.next
+        if kept is None or not kept.fits(index, sources, dtype) or not (continues or kept.holds()):
             if not self._keeps(sources):
                 return self._alone(index)
-            kept = self._resting = KernelSet(self._plan, sources, dtype)
-        elif index in kept.asked:
-            kept.asked.clear()
-        kept.asked.add(index)
+            kept = self._resting = RestingSet(self._plan, sources, dtype, self)
+        if passing:
+            kept.go_on(index)
         return kept.kernels[index]
 
     def _keeps(self, sources: Sources) -> bool:
@@ -238,11 +242,6 @@ class SliceGenerator(nn.Module):
         text += "" if self.layout == "raster" else f", layout={self.layout!r}"
         text += "" if self.bias is None else ", bias=True"
         return f"{text}, binary=True" if self.binary else text
-
-
-def _transformed() -> bool:
-    """Whether a program is made, or a function transformed, so that nothing may be kept."""
-    return _interpreters() is not None or _modes() > 0 or forward_ad._current_level >= 0 or torch.jit.is_tracing()
 
 
 def _dtype(codes: Tensor) -> torch.dtype:

@@ -2,53 +2,39 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
+from . import ops
 from .product import Generate, Plan, Sources, kernels, versions
 
 if TYPE_CHECKING:
     from .generator import SliceGenerator
 
 PLAIN = (Tensor, nn.Parameter)
+_interpreters, _modes = torch._C._functorch.peek_interpreter_stack, torch._C._len_torch_dispatch_stack
+_tracing, _autocast, _task = torch._C._is_tracing, torch.is_autocast_enabled, torch._C._current_graph_task_id
 
 
 class KernelSet:
     """The kernels of all layers as they were made at once.
 
     Args:
-        plan: which rows make which layer.
         sources: what they are made of.
         dtype: of the kernels.
-        owner: of a set that learns: forgets it when its gradient has passed, which nothing else would free.
+        made: the kernels.
     """
 
-    def __init__(self, plan: Plan, sources: Sources, dtype: torch.dtype, owner: SliceGenerator | None = None) -> None:
+    def __init__(self, sources: Sources, dtype: torch.dtype, made: tuple[Tensor, ...]) -> None:
         self.sources, self.dtype, self.versions = sources, dtype, versions(sources)
-        self.asked: set[int] = set()  # layers, in this round
-        self.task = torch._C._current_graph_task_id()  # the backward pass that it was made in, -1 outside
-        self.learning, self.values = _learning(sources), []  # type: tuple[bool, ...], list[Tensor | None]
-        if owner is not None:
-            self._owner = weakref.ref(owner)
-            self.kernels = Generate.apply(plan, dtype, weakref.ref(self), *sources)
-        else:
-            # An inference tensor has no version, and cannot be trained on.
-            with torch.inference_mode(False), torch.no_grad():
-                self.kernels = kernels(plan, sources, dtype)
-                if sources[0].is_cpu:
-                    self.values = [None if t is None else t.detach().clone() for t in sources]
-        self._made = [kernel._version for kernel in self.kernels]
-        device = sources[0].device.type
-        self._device = "" if device == "meta" or torch.is_autocast_enabled(device) else device
+        self.kernels, self.kernel_versions = made, [kernel._version for kernel in made]
 
-    def fits(self, sources: Sources, dtype: torch.dtype) -> bool:
-        """Whether the same tensors, unchanged as far as torch knows, would make the same kernels."""
+    def fits(self, index: int, sources: Sources, dtype: torch.dtype) -> bool:
+        """Whether the same tensors, unchanged as far as torch knows, would make the same kernel of a layer."""
         mine = self.sources
         return (
             mine[0] is sources[0]
@@ -56,31 +42,31 @@ class KernelSet:
             and mine[2] is sources[2]
             and self.dtype == dtype
             and self.versions == versions(sources)
-            and [kernel._version for kernel in self.kernels] == self._made
+            and self.kernels[index]._version == self.kernel_versions[index]
         )
 
-    def lasts(self, index: int, codes: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> bool:
-        """Whether a layer takes its kernel of this set, in a round that has begun: the usual case, seen quickly."""
-        mine = self.sources
-        if index in self.asked or codes is not mine[0] or weight is not mine[1] or bias is not mine[2]:
-            return False
-        if self.versions != versions(mine) or self.kernels[index]._version != self._made[index]:
-            return False
-        if not self._device or torch.is_autocast_enabled(self._device):
-            return False
-        self.asked.add(index)
-        return True
+
+class LearningSet(KernelSet):
+    """Kernels of one training step.
+
+    Args:
+        plan: which rows make which layer.
+        sources, dtype: as of `KernelSet`.
+        owner: forgets the set when its gradient has passed, which nothing else would free.
+    """
+
+    def __init__(self, plan: Plan, sources: Sources, dtype: torch.dtype, owner: SliceGenerator) -> None:
+        self.asked: set[int] = set()  # layers, in this step
+        self.task = _task()  # the backward pass that it was made in, -1 outside
+        self.learning, self._owner = _learning(sources), weakref.ref(owner)
+        super().__init__(sources, dtype, Generate.apply(plan, dtype, weakref.ref(self), *sources))
 
     def in_step(self, index: int) -> bool:
-        """Whether a learning layer takes its kernel of this set: once in a step, or as a backward pass recomputes."""
-        task = torch._C._current_graph_task_id()
+        """Whether a layer takes its kernel of this set: once in a step, or as a backward pass recomputes."""
+        task = _task()
         if self.learning != _learning(self.sources):
             return False
         return index not in self.asked and self.task == -1 if task == -1 else self.task in (-1, task)
-
-    def same_values(self) -> bool:
-        """Whether the sources hold what they held, wherever a CPU can look, though it was written past torch."""
-        return all(t is None or value is None or _same(t, value) for t, value in zip(self.sources, self.values))
 
     def spend(self) -> None:
         """A gradient has passed. What a backward pass recomputed is kept until the next step, or each layer would make
@@ -88,6 +74,77 @@ class KernelSet:
         owner = self._owner()
         if owner is not None and owner._learning is self and self.task == -1:
             owner._learning = None
+
+
+class RestingSet(KernelSet):
+    """Kernels that do not learn, kept until what they are made of changes.
+
+    That is asked once in a round. A layer continues a round if it comes right after the one that asked last; any other
+    begins one, and from then on whenever it asks. Where layers are called in the order in which they were made, that
+    is once in a pass of the network; another order costs more questions. What is changed between two parts of a pass is
+    seen by the next pass. Torch's version numbers tell of most changes; writes through `.data` leave no trace, so on a
+    CPU a checksum of the values is compared.
+
+    Args:
+        plan: which rows make which layer.
+        sources, dtype: as of `KernelSet`.
+        owner: where the sources are registered.
+    """
+
+    def __init__(self, plan: Plan, sources: Sources, dtype: torch.dtype, owner: SliceGenerator) -> None:
+        # An inference tensor has no version, and cannot be trained on.
+        with torch.inference_mode(False), torch.no_grad():
+            super().__init__(sources, dtype, kernels(plan, sources, dtype))
+        codes = sources[0]
+        self.device, self.on_cpu, self.cast = codes.device.type, codes.is_cpu, dtype != codes.dtype or codes.is_meta
+        self.checksum = ops.checksum(self.device)
+        self.values = self.checksum(*sources)
+        self.parameters = owner._parameters
+        self.weights = owner._buffers if owner.binary else owner._parameters
+        self.next = -1  # the layer that continues the round
+        self.following = [*range(1, len(plan.layers)), -1]  # after each layer; -1 where that one begins a round
+
+    def at_once(self, index: int) -> Tensor | None:
+        """The kernel of a layer in a pass without gradients: the usual case, seen quickly; None in any other.
+
+        Where autocast begins within a round, the convolution itself casts the kernel.
+        """
+        kernel = self.kernels[index]
+        if self.cast or kernel._version != self.kernel_versions[index]:
+            return None
+        if index != self.next:
+            if not self._begins():
+                return None
+            self.go_on(index)
+        self.next = self.following[index]
+        return kernel
+
+    def _begins(self) -> bool:
+        """Whether a round can begin with these kernels."""
+        codes, weight, bias = self.sources
+        return (
+            self.parameters.get("codes") is codes
+            and self.weights.get("weight") is weight
+            and self.parameters.get("bias") is bias
+            and self.versions == versions(self.sources)
+            and not (_modes() or _tracing() or _autocast(self.device))
+            and self.holds()
+        )
+
+    def holds(self) -> bool:
+        """Whether the values are what they were, though they may have been written past torch."""
+        return self.checksum(*self.sources) == self.values
+
+    def go_on(self, index: int) -> None:
+        """After the kernel of a layer was given in a pass of the network."""
+        if index != self.next and index > 0:
+            self.following[index - 1] = -1
+        self.next = self.following[index]
+
+
+def transformed() -> bool:
+    """Whether a program is made, or a function transformed, so that nothing may be kept."""
+    return _interpreters() is not None or _modes() > 0 or forward_ad._current_level >= 0 or _tracing()
 
 
 def ordinary(sources: Sources) -> bool:
@@ -98,21 +155,3 @@ def ordinary(sources: Sources) -> bool:
 def _learning(sources: Sources) -> tuple[bool, ...]:
     codes, weight, bias = sources
     return codes.requires_grad, weight.requires_grad, bias is not None and bias.requires_grad
-
-
-def _same(t: Tensor, value: Tensor) -> bool:
-    compare = _memcmp()
-    if compare is None or not t.is_contiguous() or t.dtype != value.dtype or t.shape != value.shape:
-        return torch.equal(t, value)
-    return compare(t.data_ptr(), value.data_ptr(), t.nbytes) == 0
-
-
-@functools.cache
-def _memcmp() -> Callable[[int, int, int], int] | None:
-    """C's, which takes a fortieth of `torch.equal`'s time."""
-    try:
-        compare = ctypes.CDLL(None).memcmp
-    except (AttributeError, OSError, TypeError):  # where there is no such library
-        return None
-    compare.argtypes, compare.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t), ctypes.c_int
-    return compare

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, conv2d, is_grad_enabled, nn
+from torch.compiler import is_compiling
 
 from .functional import crop
 from .generator import SliceGenerator
@@ -85,16 +86,24 @@ class CSGConv2d(nn.Module):
             generator = self.generator
             sources = generator.codes, generator.weight, generator.bias
             return generated_conv2d(x, *sources, self.bias, *generator.place(self.index), *self._options())
-        weight = self.generator.kernel(self.index)
-        if not (x.is_cpu and weight.is_cpu) and x.device != weight.device:
+        # What follows is written out, and around `nn.Module.__getattr__`: a network of one small image notices.
+        own, weight, on_cpu = self.__dict__, None, x.is_cpu
+        generator = own.get("generator") or self.generator
+        if not is_compiling() and not is_grad_enabled():
+            resting = generator.__dict__["_resting"]
+            if resting is not None and resting.on_cpu is on_cpu:
+                weight = resting.at_once(own["index"])
+        if weight is None:
+            weight = generator.in_pass(own["index"])
+            on_cpu = on_cpu and weight.is_cpu
+        if not on_cpu and x.device != weight.device:
             raise RuntimeError(
                 f"x is on {x.device} but the generator is on {weight.device}: move the whole network, and use "
                 "DistributedDataParallel in place of DataParallel."
             )
-        if self.padding_mode != "zeros":
+        if own["padding_mode"] != "zeros":
             return _conv2d(x, weight, self.bias, *self._options())
-        where: Any = (self.stride, self.padding, self.dilation, self.groups)
-        return F.conv2d(x, weight, self.bias, *where)
+        return conv2d(x, weight, self.bias, own["stride"], own["padding"], own["dilation"], own["groups"])
 
     def _options(self) -> tuple[Any, ...]:
         margins = None if self.padding_mode == "zeros" else self._margins

@@ -1,4 +1,4 @@
-"""All kernels of a network by one product, and its gradient."""
+"""All kernels of a network by one product for each group of layers, and their gradient."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ Sources = tuple[Tensor, Tensor, Tensor | None]  # codes (rows, d), weight (P, d)
 def versions(sources: Sources) -> tuple[int, int, int]:
     """They change with every write that torch knows of."""
     codes, weight, bias = sources
-    return codes._version, weight._version, -1 if bias is None else bias._version
+    return codes._version, weight._version, 0 if bias is None else bias._version
 
 
 def without_autocast(t: Tensor) -> contextlib.AbstractContextManager:

@@ -1,0 +1,104 @@
+"""The checksum by which kept kernels know that values were written past torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import csgconv
+from csgconv import ops, reference
+from leanconv.testing.emulator import by_dtype
+
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@pytest.fixture(params=["reference", "native"])
+def checksum(request):
+    if request.param == "native" and ops.backends.why["cpu"]:
+        pytest.skip(ops.backends.why["cpu"])
+    with csgconv.use_backend(request.param):
+        yield ops.checksum("cpu")
+
+
+def draw(dtype: torch.dtype, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def swap(values: Tensor, i: int, j: int) -> None:
+    values[[i, j]] = values[[j, i]]
+
+
+def payload(values: Tensor) -> None:
+    values.view(BITS[values.element_size()])[5] ^= 1
+
+
+def flip_bits(values: Tensor) -> None:
+    """The signs of two numbers, which is the highest bit of their words or not."""
+    values[[3, 1024 + 3]] *= -1
+
+
+CHANGES = {
+    "one number": lambda values: values[77].add_(1),
+    "the last number": lambda values: values[-1].mul_(2),
+    "one sign": lambda values: values[7].neg_(),
+    "two signs": flip_bits,
+    "neighbours change places": lambda values: swap(values, 0, 1),
+    "numbers far apart change places": lambda values: swap(values, 8, 1032),
+    "all in another order": lambda values: values.copy_(values.flip(0).clone()),
+    "all rotated": lambda values: values.copy_(values.roll(512)),
+    "the sign of a zero": lambda values: values[4].neg_(),
+    "the payload of NaN": payload,
+}
+
+
+@by_dtype()
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_is_seen(checksum, dtype, change):
+    """By bits: a zero that changes its sign is another value, which costs a product and no more."""
+    weight, bias = draw(dtype, 1531), draw(dtype, 3)
+    weight[4], weight[5] = 0, torch.nan
+    before = checksum(weight[:9].clone(), weight, bias)
+    assert checksum(weight[:9].clone(), weight.clone(), bias.clone()) == before
+    changed = weight.clone()
+    CHANGES[change](changed)
+    assert checksum(weight[:9].clone(), changed, bias) != before
+
+
+@by_dtype()
+def test_every_bit_counts(checksum, dtype):
+    weight = draw(dtype, 131)  # more than a block of 1024 bytes where numbers have 8, and an odd rest
+    codes, found = weight[:0], set()
+    bits = weight.view(BITS[weight.element_size()])
+    for number in (0, 1, 63, 64, 127, 128, 130):
+        for bit in range(8 * weight.element_size()):
+            mask = torch.tensor(1).bitwise_left_shift(bit).to(bits.dtype)
+            bits[number] ^= mask
+            found.add(checksum(codes, weight, None))
+            bits[number] ^= mask
+    found.add(checksum(codes, weight, None))
+    assert len(found) == 7 * 8 * weight.element_size() + 1
+
+
+def test_where_values_stand_counts(checksum):
+    """Zeros at the end, and values that go from one tensor to the next."""
+    values = draw(torch.float32, 40)
+    sums = {checksum(values[:n], values[n:], None) for n in range(41)}
+    sums |= {checksum(values, torch.zeros(n), None) for n in range(1, 5)}
+    sums |= {checksum(values, torch.zeros(4), torch.zeros(n)) for n in range(1, 5)}
+    assert len(sums) == 41 + 4 + 4
+
+
+@by_dtype()
+@pytest.mark.skipif(bool(ops.backends.why["cpu"]), reason="needs the native CPU kernels")
+def test_native_is_the_reference(dtype):
+    for rows, d, p in ((0, 3, 4), (5, 7, 9), (16, 8, 8), (33, 17, 129)):
+        codes, weight, bias = draw(dtype, rows, d), draw(dtype, p, d), draw(dtype, p)
+        for given in ((codes, weight, bias), (codes.t().contiguous().t(), weight, None)):
+            assert torch.ops.csgconv.checksum(*given) == reference.checksum(*given)
+
+
+def test_nothing_is_read_elsewhere():
+    """On a GPU one would have to wait for it."""
+    values = torch.empty(3, device="meta")
+    assert ops.checksum("meta")(values, values, None) == 0
