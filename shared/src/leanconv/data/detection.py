@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from leanconv.data.loaders import Augment, EvalLoader, TrainLoader
@@ -152,9 +152,9 @@ def _relative_boxes(record: Record) -> list[tuple[tuple[float, ...], int]]:
 
 def _train_transform(data: DetectionData, augment: Augment, size: int) -> v2.Compose:
     """Flip, and bring to one of several sizes; half of the images are cropped before, if asked for (DETR's way)."""
-    resize = v2.RandomShortestSize(list(augment.sides or (size,)), data.longest, antialias=True)
+    resize: v2.Transform = _Resize(list(augment.sides or (size,)), data.longest, antialias=True)
     if augment.first_sides:
-        first = v2.RandomShortestSize(list(augment.first_sides), data.longest, antialias=True)
+        first = _Resize(list(augment.first_sides), data.longest, antialias=True)
         resize = v2.RandomChoice([resize, v2.Compose([first, _CropBetween(*augment.crop), resize])])
     return v2.Compose(
         [v2.RandomHorizontalFlip(augment.hflip), resize, v2.ClampBoundingBoxes(), _Visible(), *_normalise(data)]
@@ -164,6 +164,15 @@ def _train_transform(data: DetectionData, augment: Augment, size: int) -> v2.Com
 def _normalise(data: DetectionData) -> list[Any]:
     types = {tv_tensors.Image: torch.float32, "others": None}
     return [v2.ToDtype(types, scale=True), v2.Normalize(data.mean, data.std), v2.ToPureTensor()]
+
+
+class _Resize(v2.RandomShortestSize):
+    """Each pixel of a mask has the value at its middle; torchvision's own takes that at its corner."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(inpt, tv_tensors.Mask):
+            return super().transform(inpt, params)
+        return tv_tensors.Mask(F.resize(inpt.as_subclass(Tensor), params["size"], InterpolationMode.NEAREST_EXACT))
 
 
 class _CropBetween(v2.Transform):
