@@ -14,16 +14,19 @@ struct PointSizes {
   int64_t dims, height, width;  // height is 1 in one dimension
 };
 
+// Taps are numbered in 32 bits, and so are some behind the last.
+constexpr int64_t kMostTaps = INT32_MAX - 64;
+
 inline PointSizes check_rasterize(const Tensor& coords, const Tensor& radius, const Tensor& weight,
                                   const std::vector<int64_t>& size, bool flip) {
   const int64_t dims = static_cast<int64_t>(size.size());
   check_points(coords, radius, weight, dims);
   STD_TORCH_CHECK(dims == 1 || dims == 2, "size must have 1 or 2 numbers, but has ", dims);
   for (const int64_t taps : size)
-    STD_TORCH_CHECK(taps >= 0 && taps <= INT32_MAX, "size must be from 0 to 2^31 - 1, but holds ", taps);
+    STD_TORCH_CHECK(taps >= 0 && taps <= kMostTaps, "size must be from 0 to ", kMostTaps, ", but holds ", taps);
   STD_TORCH_CHECK(!flip || dims == 2, "flip must be false in one dimension");
   const int64_t height = dims == 2 ? size[0] : 1, width = size[dims - 1];
-  STD_TORCH_CHECK(width == 0 || height <= INT32_MAX / width, "size must hold less than 2^31 taps");
+  STD_TORCH_CHECK(width == 0 || height <= kMostTaps / width, "size must hold at most ", kMostTaps, " taps");
   return {weight.size(0), weight.size(1), weight.size(2), dims, height, width};
 }
 

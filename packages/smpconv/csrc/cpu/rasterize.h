@@ -1,10 +1,12 @@
 // Rasterizing points and its gradients at one level.
 #pragma once
 
-#include "cpu/rasterize_dense.h"
+#include "cpu/touches.h"
 
 namespace smpconv {
 namespace {
+
+inline int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 
 // Vectors of channels whose gradients are read together: what they say of a point's place is added up once.
 constexpr int64_t kPulled = 2;
@@ -12,7 +14,7 @@ constexpr int64_t kPulled = 2;
 int64_t rasterize_scratch(const RasterizeParams& p) {
   constexpr int64_t most = LEVEL_BYTES / sizeof(float);
   const int64_t taps = round_up(p.height * p.width + kStep, most), points = round_up(p.points, most);
-  return max(kPulled * (taps + points) + (p.dims + 1) * points, dense_scratch(p));
+  return kPulled * (taps + points) + (p.dims + 1) * points;
 }
 
 // Steps of one number from point to point, or from tap to tap, and `count` between channels.
@@ -146,6 +148,26 @@ inline void pull_points(const RasterizeParams& p, const Touches& touches, const 
   }
 }
 
+// Sums over the lanes of each of `count` vectors.
+template <class A>
+inline void sum_lanes(const A* in, int64_t count, A* out) {
+  constexpr int64_t lanes = kLanes<A>;
+  for (int64_t i = 0; i < count; i += lanes) {
+    const int64_t n = min(lanes, count - i);
+    Vector<A> block[lanes];
+    for (int64_t j = 0; j < lanes; ++j) block[j] = j < n ? load(in + (i + j) * lanes) : Vector<A>{};
+#pragma GCC unroll 4
+    for (int64_t left = lanes / 2; left > 0; left /= 2) {
+#pragma GCC unroll 8
+      for (int64_t j = 0; j < left; ++j) {
+        const Vector<A> a = block[2 * j], b = block[2 * j + 1];
+        block[j] = rearrange<Order::even>(a, b) + rearrange<Order::odd>(a, b);
+      }
+    }
+    store_up_to(out + i, block[0], n);
+  }
+}
+
 template <int dims, class T>
 void rasterize_backward_of(const RasterizeParams& p, const RasterizeTask& task) {
   using A = Sum<T>;
@@ -207,8 +229,6 @@ void rasterize_forward(const RasterizeParams& p, const RasterizeTask& task) {
 void rasterize_backward(const RasterizeParams& p, const RasterizeTask& task) {
   with_zero(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    if (task.touches->multiply)
-      return p.dims == 1 ? multiply_backward<1, T>(p, task) : multiply_backward<2, T>(p, task);
     p.dims == 1 ? rasterize_backward_of<1, T>(p, task) : rasterize_backward_of<2, T>(p, task);
   });
 }

@@ -22,8 +22,6 @@ constexpr int64_t kStep = 8;
 // Vectors of channels of one group that one task takes. What the channels of a task say of a point is added up in it,
 // so this must not depend on the number of threads.
 constexpr int64_t kTaskVectors = 4;
-// Points of which the backward pass makes dense rows at once.
-constexpr int64_t kDenseRows = 8;
 // Taps are found in vectors of up to so many numbers, which may be written in one piece behind the last.
 constexpr int64_t kSlack = 16;
 
@@ -45,7 +43,6 @@ struct Touches {
   void *row_sign, *column_sign;  // of p - x; for the backward pass
   void* share;                   // (taps + kStep,) 1 / (n + 1e-6), if averaged
   void* dense;                   // phi of all points in eights of taps, where that pays; for the forward pass
-  bool multiply;                 // whether a dense product pays; for the backward pass
   uint8_t* live;                 // whether a point touches any tap of each tile of lanes
 };
 

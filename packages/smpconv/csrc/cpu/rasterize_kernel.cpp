@@ -67,7 +67,6 @@ class Room {
                 signs_[1].get(),
                 share_.data(),
                 dense_.get(),
-                false,
                 live_.data()};
     return level.find(p_, coords, radius, backward_, touches_);
   }

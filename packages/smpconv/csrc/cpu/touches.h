@@ -165,19 +165,9 @@ class TouchList {
 
 // Whether a dense product of so many taps is quicker than a list with a share `density` of them: in cycles that were
 // measured, of a list's touch 2.3 and a product's 0.7 for each vector of channels; the dense numbers cost 2 and 0.5
-// once.
+// once. In the backward pass lists were quicker at any density.
 inline bool dense_pays(double density, int64_t vectors) {
   return static_cast<double>(vectors) * (2.3 * density - 0.7) > 2 * density + 0.5;
-}
-
-// The same of the backward pass, whose product takes whole eights of points, and channels by themselves: a list's touch
-// took 4.4 cycles for each vector of channels, a product's 2.3, with a margin 2.5, and its rows 4.5 for each task.
-// Double rows are too long for the cache: there it was no quicker.
-inline bool dense_pays_backward(double density, int64_t points, int64_t channels, int64_t lanes) {
-  const auto whole = [](int64_t a, int64_t b) { return static_cast<double>((a + b - 1) / b); };
-  const double product = 2.5 * static_cast<double>(channels) / static_cast<double>(lanes);
-  const double part = static_cast<double>(points) / (whole(points, kDenseRows) * kDenseRows);
-  return (4.4 * whole(channels, lanes) - 4.5 * whole(channels, kTaskVectors * lanes)) * density * part > product;
 }
 
 // phi[tap / 8][point][tap % 8]
@@ -248,8 +238,6 @@ bool find_of(const RasterizeParams& p, const void* coords_, const void* radius_,
     for (int64_t t = 0; t < beyond; ++t) share[t] = static_cast<A>(1 / (static_cast<double>(share[t]) + 1e-6));
   }
   const double density = static_cast<double>(count) / static_cast<double>(max(p.points * beyond, 1));
-  out.multiply = backward && p.points > 0 && sizeof(A) == sizeof(float) &&
-                 dense_pays_backward(density < 1 ? density : 1, p.points, p.channels, lanes);
   if (backward || !dense_pays(density, (p.channels + lanes - 1) / lanes)) out.dense = nullptr;
   if (out.dense != nullptr) spread<A>(p, out);
   return true;

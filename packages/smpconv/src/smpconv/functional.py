@@ -20,6 +20,7 @@ from ._common.checks import floating_tensor, positive_int, same_device, same_dty
 
 ALGORITHMS = ("auto", "direct", "fft")
 LARGEST = 63
+MOST_TAPS = 2**31 - 65  # the native kernels number them in 32 bits, and some behind the last
 
 
 def rasterize(
@@ -268,13 +269,15 @@ def _check_size(size: Any, dims: int, flip: Any) -> tuple[int, ...]:
     """Returns the number of taps on each axis."""
     if flip and dims == 1:
         raise ValueError("flip must be False for coords with 1 component: it turns images.")
-    if not isinstance(size, (tuple, list)):
-        return (positive_int("size", size),) * dims
-    if len(size) != dims:
+    sizes = size if isinstance(size, (tuple, list)) else (size,) * dims
+    if len(sizes) != dims:
         raise ValueError(
             f"size must be one integer or one for each of the {dims} components of coords, but it is {size!r}."
         )
-    return tuple(positive_int("size", taps) for taps in size)
+    taken = tuple(positive_int("size", taps) for taps in sizes)
+    if not torch.compiler.is_compiling() and math.prod(taken) > MOST_TAPS:
+        raise ValueError(f"size must hold at most {MOST_TAPS} taps, but it is {size!r}.")
+    return taken
 
 
 def _check_values(coords: Tensor, radius: Tensor) -> None:
