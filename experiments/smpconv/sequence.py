@@ -173,6 +173,8 @@ def main() -> int:
         folder = f"{task}-{kind}" + (f"-{drop_rate:g}-{irregular}" if drop_rate else "")
         plans.append((folder, chosen, partial(card, planned=chosen, task=task, kind=kind)))
 
+    if not 0 <= args.drop_rate < 1:
+        parser.error(f"--drop-rate is a share from 0 to below 1, not {args.drop_rate:g}")
     timed = "times" in args.irregular
     if timed and not args.drop_rate:
         parser.error("--irregular times needs a --drop-rate: without one all samples are regular")

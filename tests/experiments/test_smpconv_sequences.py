@@ -107,6 +107,7 @@ def test_smpconv_sequences_drop_samples_in_both_ways(tmp_path):
     ("flags", "said"),
     [
         ("--smoke --task fashion --drop-rate 0.3", "--drop-rate is for series, and fashion has images"),
+        ("--smoke --task vowels --drop-rate 1.5", "--drop-rate is a share from 0 to below 1, not 1.5"),
         ("--smoke --task raw", "raw needs --data"),
         ("--smoke --task vowels --irregular times", "--irregular times needs a --drop-rate"),
         ("--smoke --task vowels --kind twin --drop-rate 0.3 --irregular times", "--irregular times needs points"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from smpconv import SMPConv1d, SMPConv2d, SMPDepthwiseConv2d, clip_radii_, diagnose, param_groups, reference
 from smpconv.points import PointKernel
@@ -276,6 +277,20 @@ def test_groups_of_parameters():
         assert {id(p) for p in group["params"]} == {id(named[name]) for name in names}
         assert (group["lr"], group["weight_decay"]) == (pytest.approx(lr), decay)
     torch.optim.AdamW(groups).step()
+
+
+@pytest.mark.parametrize("numbers", [{"lr": -1e-3}, {"radius_lr_factor": -0.1}, {"weight_decay": float("nan")}])
+def test_groups_of_parameters_want_sound_numbers(numbers):
+    with pytest.raises(ValueError, match=f"{next(iter(numbers))} must not be negative, and finite"):
+        param_groups(nn.Conv2d(1, 1, 1), **{"lr": 1e-3} | numbers)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_runs_on_fake_tensors(training):
+    layer = SMPConv1d(1, 4, 100).train(training)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.set_grad_enabled(training):
+        assert layer(mode.from_tensor(torch.randn(2, 1, 50))).shape == (2, 4, 50)
+    assert layer(torch.randn(2, 1, 50)).shape == (2, 4, 50)
 
 
 def test_points_move_to_where_they_are_wanted():

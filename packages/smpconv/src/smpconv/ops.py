@@ -36,6 +36,7 @@ KERNELS: dict[str, Callable] = {
     "depthwise_conv2d_grad_input": reference.conv_grad_input,
     "depthwise_conv2d_grad_weight": reference.conv_grad_weight,
 }
+_FAKE = torch._C._TorchDispatchModeKey.FAKE
 backends = Backends("smpconv", SCHEMAS, KERNELS)
 _rasterize = torch.ops.smpconv.rasterize.default
 _rasterize_backward = torch.ops.smpconv.rasterize_backward.default
@@ -60,6 +61,8 @@ def rasterize(
 def shows_values(*tensors: Tensor) -> bool:
     """Whether Python may look at values, at little cost: on a CPU, and not while a program is made or transformed."""
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    if torch._C._get_dispatch_mode(_FAKE) is not None:
         return False
     return all(type(t) in (Tensor, torch.nn.Parameter) and t.is_cpu for t in tensors)
 

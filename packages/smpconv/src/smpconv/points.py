@@ -161,10 +161,16 @@ def param_groups(
     `lr * radius_lr_factor`; the rest, the points' weights too, decays. Frozen parameters are left out, empty groups
     too.
 
+    Raises:
+        ValueError: a number that is negative or not finite: optimizers do not look at those of groups.
+
     Example:
         >>> [len(group["params"]) for group in param_groups(smpconv.SMPConv1d(1, 30, 784, bias=True), 1e-4)]
         [1, 2, 1]
     """
+    for name, value in (("lr", lr), ("radius_lr_factor", radius_lr_factor), ("weight_decay", weight_decay)):
+        if not 0 <= value < inf:
+            raise ValueError(f"{name} must not be negative, and finite, but it is {value}.")
     layers = [module for module in model.modules() if isinstance(module, PointKernel)]
     radii, positions = {id(layer.radius) for layer in layers}, {id(layer.coords) for layer in layers}
     decayed, plain, slow = [], [], []

@@ -47,6 +47,9 @@ class SMPTCN(Classifier):
         algorithm: of `functional.causal_conv1d_long`.
         global_pool: "last", "avg" for the mean over all steps, or "" to keep them: the head then works on every step.
 
+    Multiply-adds that are counted are those of the taps that the points reach now, so they grow as points wander to the
+    past; where a convolution goes through spectra, its transforms are not counted.
+
     Raises:
         TypeError, ValueError: an argument that does not fit.
 
