@@ -214,9 +214,10 @@ def test_testing_sees_every_image_once(data, scored):
 def test_what_masks_cannot_follow_is_refused(data):
     with pytest.raises(ValueError, match="images with masks do not take padding, erase: augment them by hflip, resize"):
         data.loaders(2, augment=Augment(padding=4, erase=0.5))
-    for odd in ({"world_size": 3}, {"rank": 1}):
-        with pytest.raises(ValueError, match="batch_size counts all ranks: 4 does not divide into world_size="):
-            data.loaders(4, **odd)
+    with pytest.raises(ValueError, match="batch_size counts all ranks: 4 is not a positive multiple of world_size=3"):
+        data.loaders(4, world_size=3)
+    with pytest.raises(ValueError, match="rank must lie in"):
+        data.loaders(4, rank=1)
     with pytest.raises(ValueError, match="resize and blur are for images with masks"):
         load("fashion_mnist", smoke=True).loaders(2, augment=Augment(blur=0.5))
     with pytest.raises(ValueError, match="voc2012 does not take drop_rate"):

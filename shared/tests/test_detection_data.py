@@ -155,6 +155,8 @@ def test_what_objects_cannot_follow_is_refused(data):
         data.loaders(2, augment=Augment(padding=4, blur=0.5))
     with pytest.raises(ValueError, match="sides and first_sides are for images with objects"):
         load("fashion_mnist", smoke=True).loaders(2, augment=Augment(sides=(480,)))
+    with pytest.raises(ValueError, match="batch_size counts all ranks: 3 is not a positive multiple of world_size=2"):
+        data.loaders(3, world_size=2)
     with pytest.raises(ValueError, match="longest must exceed the image_size of 100, got 100"):
         data.loaders(2, image_size=100)
     with pytest.raises(ValueError, match=r"crop must be a pair \(low, high\), got \(600, 384\)"):

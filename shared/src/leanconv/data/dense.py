@@ -90,11 +90,6 @@ class DenseData(Data):
         odd = [f.name for f in fields(Augment) if f.name not in KNOWN and getattr(augment, f.name) != f.default]
         if odd:
             raise ValueError(f"images with masks do not take {', '.join(odd)}: augment them by {', '.join(KNOWN)}")
-        if not 0 <= rank < world_size or batch_size < 1 or batch_size % world_size:
-            raise ValueError(
-                f"batch_size counts all ranks: {batch_size} does not divide into world_size={world_size} parts, or "
-                f"rank={rank} is none of them"
-            )
         order = Order(len(self.train), batch_size, seed, rank, world_size)
         # Whole images differ in size, so each is a batch of its own.
         together = batch_size // world_size if self.scored == "crop" else 1

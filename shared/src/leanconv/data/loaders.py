@@ -124,12 +124,6 @@ def make_loaders(
         raise ValueError("resize and blur are for images with masks; photographs take scale")
     if augment.sides or augment.first_sides:
         raise ValueError("sides and first_sides are for images with objects; photographs take scale")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must lie in [0, world_size={world_size}), got {rank}")
-    if batch_size < 1 or batch_size % world_size:
-        raise ValueError(
-            f"batch_size counts all ranks: {batch_size} is not a positive multiple of world_size={world_size}"
-        )
     order = Order(len(data.train), batch_size, seed, rank, world_size)
     shares = Shares(len(data.test), batch_size // world_size, rank, world_size)
     place = Place(torch.device(device), torch.channels_last if channels_last else torch.contiguous_format)

@@ -26,6 +26,12 @@ class Order:
     """Which examples make up the global batch of each step, and which part of it is this rank's."""
 
     def __init__(self, count: int, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must lie in [0, world_size={world_size}), got {rank}")
+        if batch_size < 1 or batch_size % world_size:
+            raise ValueError(
+                f"batch_size counts all ranks: {batch_size} is not a positive multiple of world_size={world_size}"
+            )
         if batch_size > count:
             raise ValueError(f"batch_size={batch_size} exceeds the {count} training examples")
         self.count, self.batch_size, self.seed = count, batch_size, seed
