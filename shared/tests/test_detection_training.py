@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectors import NARROW
+from detectors import NARROW, narrow
 
 from leanconv import detections, models, report, training
 from leanconv.data import DataNotFound, load
 from leanconv.training import ConfigError, Recipe, build, checkpoint, detection, run_folder
+from leanconv.training.world import World
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -130,6 +131,17 @@ def test_a_backbone_starts_from_a_classifier(tmp_path):
 
 
 # Processes
+
+
+def test_batch_norms_join_over_gpus_alone():
+    for device, size, asked in (("cuda", 2, True), ("cpu", 2, True), ("cuda", 1, True), ("cuda", 2, False)):
+        network, recipe = narrow(), RECIPE.override({"sync_norms": asked})
+        names = list(network.state_dict())
+        found = build.sync_norms(recipe, network, World(0, size, torch.device(device)))
+        joined = sum(isinstance(module, torch.nn.SyncBatchNorm) for module in found.modules())
+        assert joined == (3 if (device, size, asked) == ("cuda", 2, True) else 0)
+        assert list(found.state_dict()) == names
+
 
 SCRIPT = """
 import sys

@@ -138,6 +138,13 @@ def _starting_fresh(network: nn.Module) -> set[str]:
     return found
 
 
+def sync_norms(recipe: Recipe, network: nn.Module, world: World) -> nn.Module:
+    """The network, its batch norms over all GPUs where the recipe asks for it and there are several."""
+    if recipe.sync_norms and world.size > 1 and world.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return network
+
+
 def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     """timm's optimizer with decayed and undecayed groups, and one pair of groups per layer under ``layer_decay``.
 

@@ -66,6 +66,8 @@ class Recipe:
         ema_decay, ema_warmup: moving average of the weights, updated at every step; with warm-up the decay rises as
             1 - (1 + step)^(-2/3) to ``ema_decay``, which suits runs shorter than a few 1/(1 - decay) steps.
         amp: "none", "bf16" or "fp16" (with loss scaling).
+        sync_norms: whether batch norms take their statistics over all GPUs; on CPUs torch cannot, and each process has
+            its own.
         compile, channels_last, clip_grad, seed, deterministic: as they say; ``deterministic`` asks torch for
             deterministic algorithms, which on CUDA an exactly repeatable run needs.
         workers: loader processes for data sets that do not fit in memory.
@@ -116,6 +118,7 @@ class Recipe:
     ema_decay: float | None = None
     ema_warmup: bool = False
     amp: Literal["none", "bf16", "fp16"] = "none"
+    sync_norms: bool = False
     compile: bool = False
     channels_last: bool = False
     clip_grad: float | None = None

@@ -58,7 +58,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.data, self.folder, self.world, self.interrupt = recipe, data, folder, world, interrupt
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.network = network.to(world.device).to(memory_format=layout)
+        self.network = build.sync_norms(recipe, network, world).to(world.device).to(memory_format=layout)
         if not (folder.path / checkpoint.LAST).is_file():
             for name in build.start(recipe, self.network):
                 self._say(f"not taken to start from: {name}")
