@@ -51,8 +51,10 @@ DWOCONV1D_INLINE void load_weights(FloatVector* weight, const float* from) {
   }
 }
 
-#define DWOCONV1D_UP(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16)
-#define DWOCONV1D_DOWN(X) X(16) X(15) X(14) X(13) X(12) X(11) X(10) X(9) X(8) X(7) X(6) X(5) X(4) X(3) X(2) X(1) X(0)
+#define DWOCONV1D_UP(X) \
+  X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19) X(20)
+#define DWOCONV1D_DOWN(X) \
+  X(20) X(19) X(18) X(17) X(16) X(15) X(14) X(13) X(12) X(11) X(10) X(9) X(8) X(7) X(6) X(5) X(4) X(3) X(2) X(1) X(0)
 
 #define DWOCONV1D_USE(J) \
   if constexpr (J < B + M - 1) multiply<B, M, J>(sums, weight, load((const float*)step_to<J>(in, steps)));
@@ -121,8 +123,6 @@ __attribute__((noinline)) void run_block(const LineTask& task, const Place& plac
   const Line& line = *task.line;
   const int64_t before = min(line.reach, -place.begin), after = min(line.reach, place.end);
   const int64_t first = max(place.first, line.first_live[before]), end = min(place.last, line.end_live[after]);
-  const int64_t whole = max(place.first, line.first_whole[before]);
-  const uint64_t wholes = max(0, min(place.last, line.end_whole[after]) - whole);
   FloatVector sums[B];
   start<B>(sums, load(task.bias));
   Steps steps(in_step);
@@ -130,18 +130,26 @@ __attribute__((noinline)) void run_block(const LineTask& task, const Place& plac
   for (int64_t i = first; i < end; ++i, ++segment) {
     const char* in = place.in + segment->distance;
     const float* weights = task.weight + segment->weight * kLanes<float>;
-    const int64_t from = place.begin - segment->along, to = place.end - segment->along;
+    const int64_t from = max(0, place.begin - segment->along), to = place.end - segment->along;
     steps.hide();
     // One jump per segment: the processor remembers the sequence of a line's segments.
-    switch (segment->taps - 1 + (static_cast<uint64_t>(i - whole) < wholes ? 0 : kMostSegment)) {
+    switch (segment->taps - 1 + (from == 0 && to >= B + segment->taps - 1 ? 0 : kMostSegment)) {
       case 0: whole_segment<B, 1>(sums, in, steps, weights); break;
       case 1: whole_segment<B, 2>(sums, in, steps, weights); break;
       case 2: whole_segment<B, 3>(sums, in, steps, weights); break;
       case 3: whole_segment<B, 4>(sums, in, steps, weights); break;
-      case 4: cut_segment<B, 1>(sums, in, steps, weights, from, to); break;
-      case 5: cut_segment<B, 2>(sums, in, steps, weights, from, to); break;
-      case 6: cut_segment<B, 3>(sums, in, steps, weights, from, to); break;
-      case 7: cut_segment<B, 4>(sums, in, steps, weights, from, to); break;
+      case 4: whole_segment<B, 5>(sums, in, steps, weights); break;
+      case 5: whole_segment<B, 6>(sums, in, steps, weights); break;
+      case 6: whole_segment<B, 7>(sums, in, steps, weights); break;
+      case 7: whole_segment<B, 8>(sums, in, steps, weights); break;
+      case 8: cut_segment<B, 1>(sums, in, steps, weights, from, to); break;
+      case 9: cut_segment<B, 2>(sums, in, steps, weights, from, to); break;
+      case 10: cut_segment<B, 3>(sums, in, steps, weights, from, to); break;
+      case 11: cut_segment<B, 4>(sums, in, steps, weights, from, to); break;
+      case 12: cut_segment<B, 5>(sums, in, steps, weights, from, to); break;
+      case 13: cut_segment<B, 6>(sums, in, steps, weights, from, to); break;
+      case 14: cut_segment<B, 7>(sums, in, steps, weights, from, to); break;
+      case 15: cut_segment<B, 8>(sums, in, steps, weights, from, to); break;
       default: __builtin_unreachable();
     }
   }

@@ -7,7 +7,7 @@ namespace dwoconv1d {
 
 // Outputs of a block are neighbours along their line, so that most inputs serve several taps of several outputs from
 // one register. Up to kMostSegment taps, each one step of the block further than the one before, form a segment.
-constexpr int64_t kMostSegment = 4;
+constexpr int64_t kMostSegment = 8;
 constexpr int64_t kMostBlocks = 8;  // along a line in one task
 struct Segment {
   int64_t along, across;  // of the first tap
@@ -25,9 +25,8 @@ struct Line {
   int64_t slant;      // steps across per step along, in a block: 1 or -1 of diagonals, else 0
   int64_t rise, run;  // of the whole line: neighbouring blocks lie on it
   int64_t reach;      // no block reads further along
-  // Of a block whose image begins or ends so far along, up to `reach`: the first segment that is live, and that is
-  // whole; the ends of those.
-  const int32_t *first_live, *first_whole, *end_whole, *end_live;
+  // Of a block whose image begins or ends so far along, up to `reach`: the segments in the image.
+  const int32_t *first_live, *end_live;
   const int32_t *first_across, *end_across;  // of the segments in the image, per position across
 };
 

@@ -1,23 +1,19 @@
 #include "cpu/plan_lines.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 
 namespace dwoconv1d {
 namespace {
 
 constexpr int64_t kVector = 16;
 // Tiles whose pixels, and those around that they read, fit a second-level cache beside the next one's. Measured.
-constexpr int64_t kTileCols = 64, kTileVectors = 8;
+constexpr int64_t kTileCols = 64, kMixedTileCols = 32, kTileVectors = 8;
+// Lines of so few taps share vectors with those of neighbouring channels, since memory costs more than multiply-adds:
+// fewer vectors, and no cache line touched by two of them. Measured.
+constexpr int64_t kMostMixedTaps = 13;
 static_assert(kTileCols <= 8 * kMostBlocks, "");
 // Multiply-adds that are worth handing to another thread: a few microseconds.
 constexpr int64_t kGrainWork = 1 << 18;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Outputs of a block: of the two sizes the one that fits better.
-int64_t block_for(int64_t outputs) { return ceil_div(outputs, 14) * 14 <= ceil_div(outputs, 8) * 8 ? 14 : 8; }
 
 }  // namespace
 
@@ -29,148 +25,28 @@ bool LinePlan::accepts(const Reads& r, Strides source, Strides target) {
 LinePlan::LinePlan(const Reads& reads, int64_t batch, Strides source, Strides target, const float* weight,
                    bool residual, const float* bias)
     : reads_(reads), batch_(batch), source_(source), target_(target) {
-  const size_t row = reads_.taps * sizeof(int32_t);
-  const int32_t *dy = reads_.offsets, *dx = dy + reads_.channels * reads_.taps;
-  const auto same = [&](int64_t a, int64_t b) {
-    return std::memcmp(dy + a * reads_.taps, dy + b * reads_.taps, row) == 0 &&
-           std::memcmp(dx + a * reads_.taps, dx + b * reads_.taps, row) == 0;
-  };
-  const auto run_end = [&](int64_t begin) {
-    int64_t end = begin + 1;
-    while (end < reads_.channels && same(begin, end)) ++end;
-    return end;
-  };
+  const std::vector<Run> runs = find_runs();
+  const int64_t channels = reads_.channels;
   int64_t vectors = 0;
-  for (int64_t begin = 0, end; begin < reads_.channels; begin = end) {
-    end = run_end(begin);
-    vectors += ceil_div(end - begin, kVector);
-  }
+  for (const Run& run : runs) vectors += ceil_div(run.end - run.begin, kVector);
   // Where runs of channels are short, blocks of mixed lines in packed rows waste less.
-  possible_ = 2 * reads_.channels >= vectors * kVector;
-  for (int64_t begin = 0, end; begin < reads_.channels && possible_; begin = end) {
-    end = run_end(begin);
-    possible_ = add_walk(begin);
-    if (possible_) add_vectors(begin, end);
+  possible_ = 2 * channels >= vectors * kVector;
+  const bool mixed = possible_ && vectors > ceil_div(channels, kVector) && reads_.taps <= kMostMixedTaps;
+  if (mixed) {
+    for (int64_t c = 0; c < channels; c += kVector) add_mixed_walk(runs, c, std::min(c + kVector, channels));
+  } else {
+    for (const Run& run : runs) {
+      possible_ = possible_ && add_walk(run);
+      if (possible_) add_vectors(run.begin, run.end);
+    }
   }
   if (!possible_) return;
   fill(weight, residual, bias);
-  groups_ = ceil_div(vectors, kTileVectors);
-  tiles_across_ = ceil_div(reads_.out_width, kTileCols);
+  groups_ = ceil_div(static_cast<int64_t>(vectors_.size()), kTileVectors);
+  tiles_across_ = ceil_div(reads_.out_width, mixed ? kMixedTileCols : kTileCols);
   tile_cols_ = ceil_div(reads_.out_width, tiles_across_);
   tile_rows_ = std::min(reads_.out_height, block_for(reads_.out_height) == 14 ? int64_t{14} : int64_t{16});
   tiles_down_ = ceil_div(reads_.out_height, tile_rows_);
-}
-
-bool LinePlan::add_walk(int64_t channel) {
-  Walk walk = {};
-  std::vector<Tap> taps, sorted;
-  std::vector<bool> alive;
-  for (int64_t s = 0; s < reads_.taps; ++s) {
-    Tap tap;
-    alive.push_back(resolve(reads_, channel, s, &tap));
-    taps.push_back(tap);
-    if (alive.back()) sorted.push_back(tap);
-  }
-  int64_t rows = 0, cols = 0, sign = 1;
-  if (!sorted.empty()) {
-    const Tap &a = sorted.front(), &b = sorted.back();
-    rows = std::abs(b.dy - a.dy);
-    cols = std::abs(b.dx - a.dx);
-    sign = (b.dy - a.dy < 0) == (b.dx - a.dx < 0) ? 1 : -1;
-  }
-  const bool flat = cols > rows;
-  const auto along = [flat](const Tap& t) { return flat ? t.dx : t.dy; };
-  const auto across = [flat](const Tap& t) { return flat ? t.dy : t.dx; };
-  const auto before = [&](const Tap& a, const Tap& b) {
-    return along(a) != along(b) ? along(a) < along(b) : sign * across(a) < sign * across(b);
-  };
-  std::sort(sorted.begin(), sorted.end(), before);
-  sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
-  int64_t slant = sorted.size() > 1 ? sign : 0;
-  for (size_t i = 0; i < sorted.size(); ++i) {
-    if (i > 0 && sign * across(sorted[i]) < sign * across(sorted[i - 1])) return false;
-    if (across(sorted[i]) != slant * along(sorted[i])) slant = 0;
-    reach_h_ = std::max(reach_h_, std::abs(sorted[i].dy));
-    reach_w_ = std::max(reach_w_, std::abs(sorted[i].dx));
-  }
-  for (size_t s = 0; s < taps.size(); ++s) {
-    const auto found = std::lower_bound(sorted.begin(), sorted.end(), taps[s], before);
-    walk.map.push_back(alive[s] ? found - sorted.begin() : -1);
-  }
-  walk.taps = static_cast<int64_t>(sorted.size());
-  walk.line.flat = flat;
-  walk.line.slant = slant;
-  walk.line.block = block_for(flat ? reads_.out_width : reads_.out_height);
-  if (!sorted.empty()) {
-    walk.line.rise = across(sorted.back()) - across(sorted.front());
-    walk.line.run = along(sorted.back()) - along(sorted.front());
-  }
-  find_segments(&walk, sorted);
-  find_tables(&walk);
-  walks_.push_back(std::move(walk));
-  return true;
-}
-
-void LinePlan::find_segments(Walk* walk, const std::vector<Tap>& taps) const {
-  const bool flat = walk->line.flat;
-  const auto follows = [&](const Tap& a, const Tap& b) {
-    const int64_t along = flat ? b.dx - a.dx : b.dy - a.dy, across = flat ? b.dy - a.dy : b.dx - a.dx;
-    return along == 1 && across == walk->line.slant;
-  };
-  const int64_t count = static_cast<int64_t>(taps.size());
-  for (int64_t begin = 0, end; begin < count; begin = end) {
-    for (end = begin + 1; end < count && follows(taps[end - 1], taps[end]);) ++end;
-    const int64_t parts = ceil_div(end - begin, kMostSegment);
-    for (int64_t i = 0; i < parts; ++i) {
-      const int64_t from = begin + (end - begin) * i / parts, to = begin + (end - begin) * (i + 1) / parts;
-      const Tap& tap = taps[from];
-      const int64_t distance = (tap.dy * source_.h + tap.dx * source_.w) * static_cast<int64_t>(sizeof(float));
-      walk->segments.push_back({flat ? tap.dx : tap.dy, flat ? tap.dy : tap.dx, to - from, distance, from});
-    }
-  }
-}
-
-void LinePlan::find_tables(Walk* walk) const {
-  Line& line = walk->line;
-  const std::vector<Segment>& s = walk->segments;
-  const int32_t count = static_cast<int32_t>(s.size());
-  const auto last = [&](int32_t i) { return s[i].along + s[i].taps + line.block - 2; };  // input of its last output
-  line.reach = 0;
-  for (int32_t i = 0; i < count; ++i)
-    line.reach = std::max({line.reach, std::abs(s[i].along), std::abs(s[i].along + s[i].taps - 1)});
-  line.reach += line.block;
-  const int64_t breadth = line.flat ? reads_.out_height : reads_.out_width, n = line.reach + 1;
-  const int64_t limit = line.flat ? reads_.height : reads_.width;
-  walk->tables.resize(4 * n + 2 * breadth);
-  int32_t *first_live = walk->tables.data(), *first_whole = first_live + n, *end_whole = first_whole + n;
-  int32_t *end_live = end_whole + n, *first_across = end_live + n, *end_across = first_across + breadth;
-  for (int64_t d = 0; d < n; ++d) {
-    int32_t live = 0, whole = 0, end = count, last_whole = count;
-    while (live < count && last(live) < -d) ++live;
-    while (whole < count && s[whole].along < -d) ++whole;
-    while (end > 0 && s[end - 1].along >= d) --end;
-    while (last_whole > 0 && last(last_whole - 1) >= d) --last_whole;
-    first_live[d] = live;
-    first_whole[d] = whole;
-    end_live[d] = end;
-    end_whole[d] = last_whole;
-  }
-  const auto inside = [&](int64_t b, int32_t i) { return b + s[i].across >= 0 && b + s[i].across < limit; };
-  for (int64_t b = 0; b < breadth; ++b) {
-    int32_t first = 0, end = count;
-    while (first < end && !inside(b, first)) ++first;
-    while (end > first && !inside(b, end - 1)) --end;
-    first_across[b] = first;
-    end_across[b] = end;
-  }
-  line.segments = s.data();
-  line.count = count;
-  line.first_live = first_live;
-  line.first_whole = first_whole;
-  line.end_whole = end_whole;
-  line.end_live = end_live;
-  line.first_across = first_across;
-  line.end_across = end_across;
 }
 
 void LinePlan::add_vectors(int64_t begin, int64_t end) {
@@ -192,13 +68,14 @@ void LinePlan::fill(const float* weight, bool residual, const float* bias) {
   const size_t over = reinterpret_cast<uintptr_t>(numbers_.data()) / sizeof(float) % kVector;
   aligned_ = over == 0 ? 0 : kVector - over;
   for (const Lanes16& v : vectors_) {
-    const std::vector<int64_t>& map = walks_[v.walk].map;
-    for (int64_t c = v.begin; c < v.end; ++c) {
-      float* out = numbers_.data() + aligned_ + v.numbers + (c - v.first);
-      if (bias != nullptr) *out = bias[c];
-      for (int64_t s = 0; s < reads_.taps; ++s)
-        if (map[s] >= 0)
-          out[(1 + map[s]) * kVector] += weight[c * reads_.taps + s] + (residual && s == reads_.taps / 2);
+    for (const Run& run : walks_[v.walk].runs) {
+      for (int64_t c = std::max(v.begin, run.begin); c < std::min(v.end, run.end); ++c) {
+        float* out = numbers_.data() + aligned_ + v.numbers + (c - v.first);
+        if (bias != nullptr) *out = bias[c];
+        for (int64_t s = 0; s < reads_.taps; ++s)
+          if (run.map[s] >= 0)
+            out[(1 + run.map[s]) * kVector] += weight[c * reads_.taps + s] + (residual && s == reads_.taps / 2);
+      }
     }
   }
 }

@@ -8,6 +8,13 @@
 
 namespace dwoconv1d {
 
+static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Outputs of a block: of the two sizes the one that fits better.
+static constexpr int64_t block_for(int64_t outputs) {
+  return ceil_div(outputs, 14) * 14 <= ceil_div(outputs, 8) * 8 ? 14 : 8;
+}
+
 class LinePlan {
  public:
   // float32 with stride 1; `weight` (C, K), `bias` (C,) or null.
@@ -23,12 +30,19 @@ class LinePlan {
   void run(int64_t unit, int64_t next, const float* x, float* y, void (*conv_line)(const LineTask&)) const;
 
  private:
-  // One line, and where each of the K weights belongs among its taps, or -1.
+  // Neighbouring channels with equal offsets, and where each of their K weights belongs among a walk's taps, or -1.
+  struct Run {
+    int64_t begin, end;
+    std::vector<Tap> taps;
+    std::vector<bool> alive;
+    std::vector<int64_t> map;
+  };
+  // The line of one run, or the taps of several runs that share a vector.
   struct Walk {
     Line line;
     std::vector<Segment> segments;
     std::vector<int32_t> tables;
-    std::vector<int64_t> map;
+    std::vector<Run> runs;
     int64_t taps;
   };
   // Channels [begin, end), in the lanes of a vector that starts at channel `first`.
@@ -43,9 +57,11 @@ class LinePlan {
     size_t first, last;  // of vectors_
   };
 
-  bool add_walk(int64_t channel);
+  std::vector<Run> find_runs() const;
+  bool add_walk(const Run& run);
+  void add_mixed_walk(const std::vector<Run>& all, int64_t begin, int64_t end);
   void find_segments(Walk* walk, const std::vector<Tap>& taps) const;
-  void find_tables(Walk* walk) const;
+  void find_tables(Walk* walk, bool mixed) const;
   void add_vectors(int64_t begin, int64_t end);
   void fill(const float* weight, bool residual, const float* bias);
   Unit unit(int64_t index) const;
