@@ -140,6 +140,7 @@ def test_other_data_than_cocos_are_not_taken_for_them(tmp_path):
         ({"images": None}, "is not of COCO's format: KeyError"),
         ({"annotations": 5}, "is not of COCO's format: TypeError"),
         ({"annotations": []}, "no test image shows an object"),
+        ({"annotations": [], "images": []}, "no test image shows an object"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path, changes, says):

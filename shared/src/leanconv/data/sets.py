@@ -251,20 +251,12 @@ def _dense() -> Iterator[DenseSet]:
 
 def _objects() -> Iterator[DetectionSet]:
     layout = "train2017/, val2017/ and annotations/instances_train2017.json and instances_val2017.json"
-    for name, title, num, counts, what in (
-        (
-            "coco",
-            "COCO 2017",
-            81,
-            (118_287, 5_000),
-            "unpack train2017.zip, val2017.zip and annotations_trainval2017.zip",
-        ),
-        ("coco_format", "images in COCO's format", None, None, "give the path of a folder"),
+    zips = "train2017.zip, val2017.zip and annotations_trainval2017.zip"
+    for name, title, num, counts, advice in (
+        ("coco", "COCO 2017", 81, (118_287, 5_000), f"unpack {zips} there, so that {layout} lie in it"),
+        ("coco_format", "images in COCO's format", None, None, f"give the path of a folder with {layout}"),
     ):
-        yield DetectionSet(
-            name, title, num, 800, 1333, counts, advice=f"{what} there, so that {layout} lie in it",
-            find=partial(coco.find, name),
-        )  # fmt: skip
+        yield DetectionSet(name, title, num, 800, 1333, counts, advice, find=partial(coco.find, name))
     yield DetectionSet(
         "composites_coco", "composites of photographs and Fashion-MNIST with boxes", len(composites.CLASSES), 128, 213,
         (composites.TRAIN, composites.VAL), advice="pip install scikit-image, or put its wheel there",
@@ -443,8 +435,6 @@ def _read_objects(entry: DetectionSet, place: Path, options: dict[str, Any]) -> 
         raise ValueError(f"there are {counts[0]} + {counts[1]} images instead of {entry.counts}")
     if entry.num_classes not in (None, len(classes)):
         raise ValueError(f"there are {len(classes) - 1} classes instead of {(entry.num_classes or 1) - 1}")
-    if not any(record.learnable() for record in test):
-        raise ValueError("no test image shows an object, so nothing could be scored")
     train = listed.useful()
     without = len(listed) - len(train)
     left_out = f" ({without} more, which show no object, are left out)" if without else ""
@@ -456,6 +446,9 @@ def _read_objects(entry: DetectionSet, place: Path, options: dict[str, Any]) -> 
 def _absent(entry: Entry, root: Path) -> str:
     return f"{entry.title} is not in {root} nor in {root / (entry.folder or entry.name)}: {entry.advice}"
 
+    for kind, split in (("training", train), ("test", test.useful())):
+        if not len(split):
+            raise ValueError(f"no {kind} image shows an object, so there is nothing to learn or to find")
 
 def _split(entry: DataSet, images: np.ndarray, labels: np.ndarray) -> Split:
     """Tensors of the announced shape, or a ValueError that says what is wrong with the files."""
