@@ -187,6 +187,19 @@ def test_every_loss_is_finite_and_every_parameter_has_a_gradient(case, images, m
         assert found["masks"].shape == (len(found["boxes"]), 1, *size)
 
 
+def test_what_is_not_a_number_is_told_and_touches_no_foreign_memory(images):
+    network = narrow()
+    with torch.no_grad():
+        network.heads.stages[0].box_predictor.bbox_pred.bias.fill_(torch.nan)
+    losses = network(images, [objects(*size, 2) for size in SIZES])
+    assert losses["box_0"].isnan() and losses["mask_1"].isfinite()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(torch.nan)
+        assert all(loss.isnan() for loss in network(images, [objects(*size, 2) for size in SIZES]).values())
+        assert [len(found["boxes"]) for found in network.eval()(images)] == [0, 0]
+
+
 def test_a_seed_decides_what_is_learned_from(images):
     targets = [objects(*size, 2) for size in SIZES]
     network, found = narrow(samples=8, anchor_samples=8), []
@@ -221,5 +234,7 @@ def test_what_cannot_be_built_or_trained_is_refused(network, images):
         narrow(backbone="vit_tiny_patch16_224", backbone_kwargs={})
     with pytest.raises(ValueError, match="norm must be one of batch, group, none"):
         narrow(norm="layer")
+    with pytest.raises(ValueError, match="num_classes counts the background and must be at least 2, got 1"):
+        narrow(num_classes=1)
     with pytest.raises(ValueError, match="no published weights"):
         narrow(pretrained=True)

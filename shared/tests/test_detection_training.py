@@ -109,6 +109,11 @@ def test_what_does_not_go_with_objects_is_refused(data, monkeypatch):
     monkeypatch.setattr("leanconv.data.load", lambda *_, **__: data)
     with pytest.raises(ConfigError, match="composites_coco has objects with boxes: mixup and cutmix must be 0"):
         build.data(RECIPE.override({"mixup": 0.2}))
+    for change in ({"label_smoothing": 0.1}, {"compile": True}):
+        with pytest.raises(ConfigError, match="label_smoothing must be 0, and compile false"):
+            build.data(RECIPE.override(change))
+    with pytest.raises(ConfigError, match="resnet18 finds no objects: take a detector, such as cascade_mask_rcnn"):
+        build.model(Recipe(model="resnet18"), data)
     with pytest.raises(ValueError, match="must give a dictionary of losses"):
         detection.total(torch.zeros(2, 3))
 

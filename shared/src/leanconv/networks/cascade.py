@@ -91,7 +91,8 @@ class Stage(RoIHeads):
         if sample is not None:
             known = torch.cat(sample.labels)
             chosen = torch.where(known > 0, known, chosen)
-        parts = self._decoded(boxes, codes, chosen).split([len(each) for each in boxes])
+        # Maps inside boxes of NaN would be read from anywhere; when a loss is NaN, training says so by itself.
+        parts = self._decoded(boxes, codes.nan_to_num(), chosen).split([len(each) for each in boxes])
         refined = [clip_boxes_to_image(each, size) for each, size in zip(parts, sizes)]
         return refined if sample is None else [each[~own] for each, own in zip(refined, sample.given)]
 
@@ -137,7 +138,7 @@ class CascadeHeads(nn.Module):
             with a better box of the same class not.
 
     Raises:
-        ValueError: no such norm.
+        ValueError: no such norm, or no class besides the background.
     """
 
     def __init__(
@@ -158,6 +159,8 @@ class CascadeHeads(nn.Module):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+        if num_classes < 2:
+            raise ValueError(f"num_classes counts the background and must be at least 2, got {num_classes}")
         options = {
             "batch_size_per_image": samples,
             "score_thresh": score_threshold,

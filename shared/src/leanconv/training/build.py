@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +32,7 @@ def data(recipe: Recipe) -> Data:
     """The recipe's data set, or as much of it as the recipe asks for.
 
     Raises:
-        ConfigError: the recipe asks for cutmix, and the data are sequences, or for what masks cannot follow.
+        ConfigError: the recipe asks for cutmix, and the data are sequences, or for what masks or objects cannot follow.
     """
     whole = datasets.load(recipe.data, root=recipe.data_root, smoke=recipe.smoke, **recipe.data_kwargs)
     if recipe.cutmix and len(whole.input_size(recipe.image_size)) != 3:
@@ -39,6 +40,8 @@ def data(recipe: Recipe) -> Data:
     if whole.task != "classes" and (recipe.mixup or recipe.cutmix or recipe.loss != "ce"):
         what = {"masks": "a label for every pixel", "objects": "objects with boxes"}[whole.task]
         raise ConfigError(f"{recipe.data} has {what}: mixup and cutmix must be 0, and loss be ce")
+    if whole.task == "objects" and (recipe.label_smoothing or recipe.compile):
+        raise ConfigError(f"{recipe.data} has objects with boxes: label_smoothing must be 0, and compile false")
     whole = whole if recipe.validation is None else whole.hold_out(recipe.validation)
     return whole.subset(recipe.train_images, recipe.test_images)
 
@@ -67,7 +70,8 @@ def model(recipe: Recipe, data: Data) -> nn.Module:
     """The recipe's network for this data set; the same seed gives the same weights.
 
     Raises:
-        ConfigError: the network does not take the recipe's ``model_kwargs``, or inputs of this size.
+        ConfigError: the network does not take the recipe's ``model_kwargs``, or inputs of this size, or it takes no
+            targets where there are objects to find.
     """
     seed(recipe.seed)
     shape = {"num_classes": data.num_classes, "in_chans": data.in_chans}
@@ -76,6 +80,8 @@ def model(recipe: Recipe, data: Data) -> nn.Module:
         network = models.build(recipe.model, **{**shape, **drop_path, **recipe.model_kwargs})
     except TypeError as error:
         raise ConfigError(f"{recipe.model} cannot be built with these model_kwargs or drop_path: {error}") from error
+    if data.task == "objects" and len(inspect.signature(network.forward).parameters) < 2:
+        raise ConfigError(f"{recipe.model} finds no objects: take a detector, such as cascade_mask_rcnn")
     size = data.input_size(recipe.image_size)
     try:
         profiling.count(network, size)
