@@ -436,6 +436,9 @@ def _read_objects(entry: DetectionSet, place: Path, options: dict[str, Any]) -> 
     if entry.num_classes not in (None, len(classes)):
         raise ValueError(f"there are {len(classes) - 1} classes instead of {(entry.num_classes or 1) - 1}")
     train = listed.useful()
+    for kind, split in (("training", train), ("test", test.useful())):
+        if not len(split):
+            raise ValueError(f"no {kind} image shows an object, so there is nothing to learn or to find")
     without = len(listed) - len(train)
     left_out = f" ({without} more, which show no object, are left out)" if without else ""
     source = f"{entry.title}, {len(train)} training{left_out} and {len(test)} test images, from {place}"
@@ -446,9 +449,7 @@ def _read_objects(entry: DetectionSet, place: Path, options: dict[str, Any]) -> 
 def _absent(entry: Entry, root: Path) -> str:
     return f"{entry.title} is not in {root} nor in {root / (entry.folder or entry.name)}: {entry.advice}"
 
-    for kind, split in (("training", train), ("test", test.useful())):
-        if not len(split):
-            raise ValueError(f"no {kind} image shows an object, so there is nothing to learn or to find")
+
 
 def _split(entry: DataSet, images: np.ndarray, labels: np.ndarray) -> Split:
     """Tensors of the announced shape, or a ValueError that says what is wrong with the files."""
