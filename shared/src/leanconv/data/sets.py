@@ -450,7 +450,6 @@ def _absent(entry: Entry, root: Path) -> str:
     return f"{entry.title} is not in {root} nor in {root / (entry.folder or entry.name)}: {entry.advice}"
 
 
-
 def _split(entry: DataSet, images: np.ndarray, labels: np.ndarray) -> Split:
     """Tensors of the announced shape, or a ValueError that says what is wrong with the files."""
     tensor = torch.tensor(images).reshape(len(images), entry.in_chans, *images.shape[-2:])
