@@ -267,15 +267,25 @@ def _objects() -> Iterator[DetectionSet]:
 
 def _make_composites(make: Callable[[Path, composite_files.Garments, Path], None], folder: Path) -> None:
     root = folder.parent.parent  # `sources.install` has folders filled in one beside the target
-    photographs = composites.find_photographs(root)
-    if photographs is None:
-        fetch = partial(sources.fetch_wheel, "scikit-image")
-        sources.install(root / "photographs", {"fetch the wheel of scikit-image with pip": fetch})
-        photographs = composites.find_photographs(root)
-    assert photographs is not None
     garments = IMAGES["fashion_mnist"]
     assert garments.read is not None
-    make(photographs, garments.read(_place(garments, root, download=True)), folder)
+    make(photographs(root), garments.read(_place(garments, root, download=True)), folder)
+
+
+def photographs(root: Path | None = None) -> Path:
+    """Scikit-image's photographs: its folder of data where it is installed, else its wheel, fetched where it is absent.
+
+    Raises:
+        DataNotFound: they could not be fetched.
+    """
+    root = root or default_root()
+    place = composites.find_photographs(root)
+    if place is None:
+        fetch = partial(sources.fetch_wheel, "scikit-image")
+        sources.install(root / "photographs", {"fetch the wheel of scikit-image with pip": fetch})
+        place = composites.find_photographs(root)
+    assert place is not None
+    return place
 
 
 IMAGES: dict[str, DataSet] = {entry.name: entry for entry in _images()}
