@@ -3,5 +3,6 @@
 from leanconv.networks.backbones import Features, features
 from leanconv.networks.cascade import CascadeHeads
 from leanconv.networks.detector import CascadeMaskRCNN, cascade_mask_rcnn
+from leanconv.networks.upernet import UPerNet, upernet
 
-__all__ = ["CascadeHeads", "CascadeMaskRCNN", "Features", "cascade_mask_rcnn", "features"]
+__all__ = ["CascadeHeads", "CascadeMaskRCNN", "Features", "UPerNet", "cascade_mask_rcnn", "features", "upernet"]
