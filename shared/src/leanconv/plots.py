@@ -47,7 +47,7 @@ def curves(records: Records, title: str, path: Path) -> None:
         axes.set_xlabel("epoch", color=INK)
         axes.set_xlim(0, None)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in (loss, accuracy):
+    for axes in (loss, *([accuracy] if accuracy.lines else [])):  # nothing may have been evaluated yet
         axes.legend(frameon=False, fontsize=8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     figure.savefig(path)
