@@ -11,6 +11,7 @@ import weakref
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from csgconv import CSGConv2d, SliceGenerator, product
@@ -277,11 +278,51 @@ def test_nothing_is_kept_after_a_backward_pass_nor_copied():
     assert kernel() is None
 
 
-def test_profiling_counts_the_product():
+TRACERS = {
+    "torch.jit.trace": lambda part, x: torch.jit.trace(part, x, check_trace=False),
+    "make_fx": lambda part, x: make_fx(part)(x),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("tracer", TRACERS)
+def test_what_is_traced_in_the_middle_of_a_pass_holds_no_kernel(tracer):
+    net = network().eval().requires_grad_(False)
+    with torch.no_grad():
+        net(X)
+        half = net[:2](X)
+        program = TRACERS[tracer](net[2:], half)
+        net[0].generator.codes.mul_(2)
+        close(program(half), anew(net[2:], half))
+
+
+@pytest.mark.parametrize("transform", ["vmap", "jvp", "dual"])
+def test_what_is_transformed_in_the_middle_of_a_pass_takes_no_kept_kernel(transform, monkeypatch):
+    net, alone = network().eval(), []
+    monkeypatch.setattr(SliceGenerator, "_alone", lambda own, n, f=SliceGenerator._alone: alone.append(n) or f(own, n))
+    with torch.no_grad():
+        net(X)
+        half, rest = net[:2](X), net[2:]
+        wanted = rest(half)
+        net[:2](X)
+        if transform == "vmap":
+            close(torch.vmap(lambda x: rest(x[None])[0])(half), wanted)
+        elif transform == "jvp":
+            close(torch.func.jvp(rest, (half,), (half,))[0], wanted)
+        else:
+            with torch.autograd.forward_ad.dual_level():
+                close(rest(half), wanted)
+    assert alone == [2, 3]
+
+
+@pytest.mark.parametrize("part", [0, 2])
+def test_profiling_counts_the_product(part):
     from torch.utils.flop_counter import FlopCounterMode
 
     net = network().eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(X)
-    generated = 4 * 2 * 6 * 3 * 16 * 9  # three live slices of each layer
-    assert counter.get_total_flops() == generated + 4 * 2 * X.numel() * 5 * 9
+    with torch.no_grad():
+        half = net[:part](X)
+        with FlopCounterMode(display=False) as counter:
+            net[part:](half)
+    each = 2 * 6 * 3 * 16 * 9 + 2 * X.numel() * 5 * 9  # three live slices of each layer
+    assert counter.get_total_flops() == (4 - part) * each

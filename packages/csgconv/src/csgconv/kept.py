@@ -107,10 +107,17 @@ class RestingSet(KernelSet):
     def at_once(self, index: int) -> Tensor | None:
         """The kernel of a layer in a pass without gradients: the usual case, seen quickly; None in any other.
 
-        Where autocast begins within a round, the convolution itself casts the kernel.
+        Written out, as every layer asks. Where autocast begins within a round, the convolution itself casts the kernel.
         """
         kernel = self.kernels[index]
-        if self.cast or kernel._version != self.kernel_versions[index]:
+        if (
+            self.cast
+            or kernel._version != self.kernel_versions[index]
+            or _modes()
+            or _tracing()
+            or _interpreters() is not None
+            or forward_ad._current_level >= 0
+        ):
             return None
         if index != self.next:
             if not self._begins():
@@ -127,7 +134,7 @@ class RestingSet(KernelSet):
             and self.weights.get("weight") is weight
             and self.parameters.get("bias") is bias
             and self.versions == versions(self.sources)
-            and not (_modes() or _tracing() or _autocast(self.device))
+            and not _autocast(self.device)
             and self.holds()
         )
 
