@@ -26,8 +26,8 @@ class SliceGenerator(nn.Module):
     It owns W, of shape (P, d), and one matrix with the codes of all layers: their live rows in the order of the layers,
     then the dead ones, which reach no kernel. In a training step the first layer that needs its kernel has all of them
     made, by one product for each group of layers that need the same part of a slice. Without gradients they are kept
-    between calls, until a parameter changes, for which every pass looks once: torch's version numbers tell, and on a
-    CPU a checksum of the values. On CUDA a write through `.data`, which leaves no trace, needs `invalidate()`.
+    between calls, until a parameter changes: every layer asks torch's version numbers, and on a CPU every pass compares
+    a checksum of the values. On CUDA a write through `.data`, which leaves no trace, needs `invalidate()`.
 
     Do not make it an attribute of your network: the first layer made with it registers it, once.
 
@@ -192,7 +192,9 @@ class SliceGenerator(nn.Module):
             if not self._keeps(sources):
                 return self._alone(index)
             kept = self._resting = RestingSet(self._plan, sources, dtype, self)
-        if passing:
+            if passing:
+                kept.begin(index)
+        elif passing:
             kept.go_on(index)
         return kept.kernels[index]
 

@@ -79,11 +79,12 @@ class LearningSet(KernelSet):
 class RestingSet(KernelSet):
     """Kernels that do not learn, kept until what they are made of changes.
 
-    That is asked once in a round. A layer continues a round if it comes right after the one that asked last; any other
-    begins one, and from then on whenever it asks. Where layers are called in the order in which they were made, that
-    is once in a pass of the network; another order costs more questions. What is changed between two parts of a pass is
-    seen by the next pass. Torch's version numbers tell of most changes; writes through `.data` leave no trace, so on a
-    CPU a checksum of the values is compared.
+    Torch's version numbers tell of most changes, and every layer asks for them. Writes through `.data` leave no trace,
+    so on a CPU a checksum of the values is compared once in a round. A layer continues a round if it comes right after
+    the one that asked last; any other begins one, and from then on whenever it asks. Where layers are called in the
+    order in which they were made, that is once in a pass of the network; another order costs more questions. A write
+    through `.data` between two parts of a pass, of which the second begins where the first one ended, is seen by the
+    next pass.
 
     Args:
         plan: which rows make which layer.
@@ -109,9 +110,14 @@ class RestingSet(KernelSet):
 
         Written out, as every layer asks. Where autocast begins within a round, the convolution itself casts the kernel.
         """
-        kernel = self.kernels[index]
+        kernel, registered = self.kernels[index], self.parameters
+        codes, weight, bias = self.sources
         if (
             self.cast
+            or self.versions != (codes._version, weight._version, 0 if bias is None else bias._version)
+            or registered.get("codes") is not codes
+            or self.weights.get("weight") is not weight
+            or registered.get("bias") is not bias
             or kernel._version != self.kernel_versions[index]
             or _modes()
             or _tracing()
@@ -120,23 +126,11 @@ class RestingSet(KernelSet):
         ):
             return None
         if index != self.next:
-            if not self._begins():
+            if _autocast(self.device) or not self.holds():
                 return None
             self.go_on(index)
         self.next = self.following[index]
         return kernel
-
-    def _begins(self) -> bool:
-        """Whether a round can begin with these kernels."""
-        codes, weight, bias = self.sources
-        return (
-            self.parameters.get("codes") is codes
-            and self.weights.get("weight") is weight
-            and self.parameters.get("bias") is bias
-            and self.versions == versions(self.sources)
-            and not _autocast(self.device)
-            and self.holds()
-        )
 
     def holds(self) -> bool:
         """Whether the values are what they were, though they may have been written past torch."""
@@ -147,6 +141,12 @@ class RestingSet(KernelSet):
         if index != self.next and index > 0:
             self.following[index - 1] = -1
         self.next = self.following[index]
+
+    def begin(self, index: int) -> None:
+        """After the first kernel was given: whether that layer stands alone is not known, unless it is the first."""
+        self.go_on(index)
+        if index > 0:
+            self.next = -1
 
 
 def transformed() -> bool:
