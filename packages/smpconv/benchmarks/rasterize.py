@@ -1,12 +1,16 @@
 """Building a layer's kernel and its gradients, beside the construction as the authors' code writes it.
 
 On a CPU one thread by default; medians of calls timed in turn. "saved" is what autograd keeps for the backward pass
-besides the parameters, in MiB.
+besides the parameters, in MiB. One thread is timed by its CPU, more by the wall: to see what sharing out brings, runs
+with more threads also time ours held to one of them, in turn with ours on all, by the wall both ("held").
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -47,6 +51,23 @@ def saved(call) -> float:
     return sum(kept.values()) / 2**20
 
 
+def held_to_one(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, dict[str, float]]:
+    """Medians of each call in milliseconds, on one thread and on all, in turn."""
+    threads = torch.get_num_threads()
+    found = {}
+    for name, call in calls.items():
+        times: dict[int, list[float]] = {1: [], threads: []}
+        while sum(map(sum, times.values())) < seconds:
+            for count, values in times.items():
+                torch.set_num_threads(count)
+                start = time.perf_counter()
+                call()
+                values.append(time.perf_counter() - start)
+        found[name] = {which: 1e3 * statistics.median(v) for which, v in zip(("one_ms", "all_ms"), times.values())}
+    torch.set_num_threads(threads)
+    return found
+
+
 def measure(k: int, channels: int, points: int, seconds: float, device: str) -> dict:
     coords = (0.2 * torch.randn(1, points, 2, device=device)).requires_grad_()
     radius = torch.full((1, points), 4 / k, device=device, requires_grad=True)
@@ -82,7 +103,10 @@ def measure(k: int, channels: int, points: int, seconds: float, device: str) -> 
     times = {name: summary(values) for name, values in interleave(calls, device, seconds, most=2000).items()}
     ratios = {p: times[f"eager {p}"]["ms"] / times[f"ours {p}"]["ms"] for p in ("inference", "training")}
     kept = {"eager": saved(eager), "ours": saved(ours)}
-    return {"K": k, "C": channels, "N": points, "ratios": ratios, "saved_MiB": kept, "times": times}
+    found = {"K": k, "C": channels, "N": points, "ratios": ratios, "saved_MiB": kept, "times": times}
+    if device == "cpu" and torch.get_num_threads() > 1:
+        found["held"] = held_to_one({p: calls[f"ours {p}"] for p in ratios}, seconds)
+    return found
 
 
 def row(r: dict) -> str:
@@ -92,6 +116,7 @@ def row(r: dict) -> str:
         f"{r['ratios']['inference']:6.1f}x   training {t['eager training']['ms']:7.3f} / "
         f"{t['ours training']['ms']:6.3f} ms {r['ratios']['training']:6.1f}x{f' (bar {bar}x)' if bar else '':11} "
         f"saved {r['saved_MiB']['eager']:5.1f} / {r['saved_MiB']['ours']:.1f} MiB"
+        + "".join(f"   {p} held to one {h['one_ms']:.3f}, all {h['all_ms']:.3f}" for p, h in r.get("held", {}).items())
     )
 
 
