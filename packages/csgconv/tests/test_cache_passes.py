@@ -81,6 +81,24 @@ def test_what_torch_knows_of_is_seen_in_the_middle_of_a_pass(part, write):
         close(net[part:](half), anew(net[part:], half))
 
 
+@pytest.mark.parametrize("look", range(4))
+def test_a_training_pass_sees_what_was_written_past_torch_after_a_look(look, made):
+    net = network()
+    assert net[look].weight.requires_grad
+    net[0].generator.codes.data.mul_(2)
+    close(net(X), anew(net))
+    assert len(made) == 2
+
+
+def test_a_training_pass_in_any_order_takes_one_product(made):
+    net = network()
+    for count, order in enumerate(([3, 2, 1, 0], [2, 3, 0, 1], [0, 1, 2, 3]), 1):
+        out = in_order([net[n] for n in order])
+        close(out, anew([net[n] for n in order]))
+        out.sum().backward()
+        assert len(made) == count
+
+
 def test_a_pass_compares_values_once():
     net, sums = network().eval(), []
     with torch.no_grad():

@@ -180,7 +180,7 @@ class SliceGenerator(nn.Module):
             if not self._keeps(sources):
                 return self._alone(index)
             self._resting = None
-            kept = self._learning = LearningSet(self._plan, sources, dtype, self)
+            kept = self._learning = LearningSet(self._plan, sources, dtype, self, index)
         kept.asked.add(index)
         return kept.kernels[index]
 

@@ -32,6 +32,15 @@ class KernelSet:
     def __init__(self, sources: Sources, dtype: torch.dtype, made: tuple[Tensor, ...]) -> None:
         self.sources, self.dtype, self.versions = sources, dtype, versions(sources)
         self.kernels, self.kernel_versions = made, [kernel._version for kernel in made]
+        self.checksum, self.values = ops.checksum(sources[0].device.type), 0
+
+    def look(self) -> None:
+        """Remembers the values, which may be written past torch."""
+        self.values = self.checksum(*self.sources)
+
+    def holds(self) -> bool:
+        """Whether they are what they were."""
+        return self.checksum(*self.sources) == self.values
 
     def fits(self, index: int, sources: Sources, dtype: torch.dtype) -> bool:
         """Whether the same tensors, unchanged as far as torch knows, would make the same kernel of a layer."""
@@ -49,24 +58,32 @@ class KernelSet:
 class LearningSet(KernelSet):
     """Kernels of one training step.
 
+    A layer in front of the one that had them made begins another step, if values were written past torch: that one may
+    have been asked alone, long before.
+
     Args:
         plan: which rows make which layer.
         sources, dtype: as of `KernelSet`.
         owner: forgets the set when its gradient has passed, which nothing else would free.
+        index: the layer that has them made.
     """
 
-    def __init__(self, plan: Plan, sources: Sources, dtype: torch.dtype, owner: SliceGenerator) -> None:
-        self.asked: set[int] = set()  # layers, in this step
+    def __init__(self, plan: Plan, sources: Sources, dtype: torch.dtype, owner: SliceGenerator, index: int) -> None:
+        self.asked, self.first = {index}, index  # layers, in this step
         self.task = _task()  # the backward pass that it was made in, -1 outside
         self.learning, self._owner = _learning(sources), weakref.ref(owner)
         super().__init__(sources, dtype, Generate.apply(plan, dtype, weakref.ref(self), *sources))
+        if index > 0 and self.task == -1:
+            self.look()
 
     def in_step(self, index: int) -> bool:
         """Whether a layer takes its kernel of this set: once in a step, or as a backward pass recomputes."""
         task = _task()
         if self.learning != _learning(self.sources):
             return False
-        return index not in self.asked and self.task == -1 if task == -1 else self.task in (-1, task)
+        if task != -1:
+            return self.task in (-1, task)
+        return index not in self.asked and self.task == -1 and (index > self.first or self.holds())
 
     def spend(self) -> None:
         """A gradient has passed. What a backward pass recomputed is kept until the next step, or each layer would make
@@ -98,8 +115,7 @@ class RestingSet(KernelSet):
             super().__init__(sources, dtype, kernels(plan, sources, dtype))
         codes = sources[0]
         self.device, self.on_cpu, self.cast = codes.device.type, codes.is_cpu, dtype != codes.dtype or codes.is_meta
-        self.checksum = ops.checksum(self.device)
-        self.values = self.checksum(*sources)
+        self.look()
         self.parameters = owner._parameters
         self.weights = owner._buffers if owner.binary else owner._parameters
         self.next = -1  # the layer that continues the round
@@ -131,10 +147,6 @@ class RestingSet(KernelSet):
             self.go_on(index)
         self.next = self.following[index]
         return kernel
-
-    def holds(self) -> bool:
-        """Whether the values are what they were, though they may have been written past torch."""
-        return self.checksum(*self.sources) == self.values
 
     def go_on(self, index: int) -> None:
         """After the kernel of a layer was given in a pass of the network."""
