@@ -39,13 +39,14 @@ Tensor uncrop(const Tensor& kernels, std::vector<int64_t> table, int64_t rows, i
 
 int64_t checksum_of(const Tensor& codes, const Tensor& weight, std::optional<Tensor> bias) {
   uint64_t sum = 0;
-  const auto add = [&sum](const Tensor& t) {
+  const auto add = [&sum](const Tensor& t, const char* name) {
+    check_floating(t, name);
     const Tensor source = dense(t);
     sum = checksum(sum, source.const_data_ptr(), source.numel() * static_cast<int64_t>(source.element_size()));
   };
-  add(codes);
-  add(weight);
-  if (bias) add(*bias);
+  add(codes, "codes");
+  add(weight, "weight");
+  if (bias) add(*bias, "bias");
   return static_cast<int64_t>(sum);
 }
 

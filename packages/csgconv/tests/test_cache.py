@@ -65,6 +65,14 @@ def test_kept_kernels_are_never_old(change):
     assert torch.equal(after, before) == (change == "a write to a kernel")
 
 
+def test_codes_that_the_checksum_cannot_read_make_kernels_that_are_not_kept(made):
+    net = network().eval()
+    net[0].generator.to(torch.float8_e4m3fn)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net(X), net(X))
+    assert made == [] and net[0].generator._resting is None
+
+
 def test_training_between_evaluations(made):
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), 0.1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from . import ops
+from ._common.checks import DTYPES
 from .product import Generate, Plan, Sources, kernels, versions
 
 if TYPE_CHECKING:
@@ -167,8 +168,9 @@ def transformed() -> bool:
 
 
 def ordinary(sources: Sources) -> bool:
-    """Whether these are tensors that can be kept: no subclass, and none of inference mode, which have no version."""
-    return all(t is None or (type(t) in PLAIN and not t.is_inference()) for t in sources)
+    """Whether kernels of these can be kept: of no subclass, of a dtype that the checksum reads, and none of inference
+    mode, which have no version."""
+    return all(t is None or (type(t) in PLAIN and t.dtype in DTYPES and not t.is_inference()) for t in sources)
 
 
 def _learning(sources: Sources) -> tuple[bool, ...]:
