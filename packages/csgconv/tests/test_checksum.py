@@ -98,6 +98,23 @@ def test_native_is_the_reference(dtype):
             assert torch.ops.csgconv.checksum(*given) == reference.checksum(*given)
 
 
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.skipif(bool(ops.backends.why["cpu"]), reason="needs the native CPU kernels")
+def test_other_dtypes_are_refused(which):
+    given = [torch.zeros(5), torch.zeros(5), torch.zeros(5)]
+    for dtype in (torch.float8_e4m3fn, torch.complex64, torch.uint8):
+        given[which] = torch.zeros(5).to(dtype)
+        with pytest.raises(RuntimeError, match=f"{('codes', 'weight', 'bias')[which]} must be float32, float64"):
+            torch.ops.csgconv.checksum(*given)
+
+
+def test_the_default_device_does_not_matter(checksum):
+    values = draw(torch.float32, 300)
+    wanted = checksum(values, values, None)
+    with torch.device("meta"):
+        assert checksum(values, values, None) == wanted
+
+
 def test_nothing_is_read_elsewhere():
     """On a GPU one would have to wait for it."""
     values = torch.empty(3, device="meta")

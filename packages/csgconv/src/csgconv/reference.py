@@ -91,12 +91,12 @@ def checksum(codes: Tensor, weight: Tensor, bias: Tensor | None) -> int:
         size, block = data.numel(), COLUMNS * STEPS * 8
         words = F.pad(data, (0, -size % block)).view(torch.int64).view(-1, STEPS, COLUMNS)
         count = words.shape[0] * COLUMNS
-        state = (torch.arange(1, count + 1) * _signed(START)).view(-1, COLUMNS)
+        state = (torch.arange(1, count + 1, device=t.device) * _signed(START)).view(-1, COLUMNS)
         for step in range(STEPS):
             state = state ^ words[:, step]
             state = ((state << 29) | _shifted(state, 35)) * _signed(FACTOR)
         sum_ = int(_mixed(state).sum()) if count else 0
-        after = torch.tensor(_signed((total ^ sum_) + START * size))
+        after = torch.tensor(_signed((total ^ sum_) + START * size), device="cpu")
         total = int(_mixed(after))
     return total
 
