@@ -144,6 +144,41 @@ def test_parametrized_codes_make_other_kernels():
     assert net[0].generator.parametrizations.codes.original.grad.abs().sum() > 0
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("name", ["codes", "weight", "bias"])
+@pytest.mark.parametrize("way", ["prune", "weight_norm"])
+def test_hooks_that_would_not_run_are_refused(way, name):
+    net, x = network(bias=True), torch.randn(2, 3, 9, 9)
+    generator = net[0].generator
+    net(x)
+    if way == "prune":
+        torch.nn.utils.prune.l1_unstructured(generator, name, 0.2)
+    else:
+        nn.utils.weight_norm(generator, name, dim=None)
+    for training in (True, False):
+        with pytest.raises(RuntimeError, match=f"^{name} of the SliceGenerator is made by a hook.*parametrize,"):
+            net.train(training)(x)
+    torch.nn.utils.prune.remove(generator, name) if way == "prune" else nn.utils.remove_weight_norm(generator, name)
+    generator.register_forward_pre_hook(lambda *_: None)
+    nn.utils.parametrizations.weight_norm(generator, "weight")
+    net(x).sum().backward()
+    assert generator.codes.grad.abs().sum() > 0
+
+
+def test_a_parametrized_generator_learns_and_is_never_old():
+    net, x = network(), torch.randn(2, 3, 9, 9)
+    nn.utils.parametrizations.weight_norm(net[0].generator, "weight")
+    optimizer, losses = torch.optim.SGD(net.parameters(), 0.01), []
+    for _ in range(3):
+        optimizer.zero_grad()
+        losses.append(net(x).square().mean())
+        losses[-1].backward()
+        optimizer.step()
+        with torch.no_grad():
+            assert not torch.isclose(net(x).square().mean(), losses[-1])
+    assert losses[2] < losses[1] < losses[0]
+
+
 def test_frozen_generator_leaves_codes_to_learn():
     net = network()
     net[0].generator.weight.requires_grad_(False)

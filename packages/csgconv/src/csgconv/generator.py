@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, is_grad_enabled, nn
 from torch.compiler import is_compiling
+from torch.nn.utils.parametrize import is_parametrized
 
 from ._common.checks import positive_int
 from .bits import pack, unpack
@@ -204,6 +205,7 @@ class SliceGenerator(nn.Module):
 
     def _alone(self, index: int) -> Tensor:
         """By the product of the layer's own rows: where a program is made or transformed, and nothing may be kept."""
+        self._refuse_hooks()
         layer, first = self.layers[index], self._plan.first[index]
         codes, weight, bias = self.codes, self.weight, self.bias
         dtype = _dtype(codes)
@@ -211,6 +213,18 @@ class SliceGenerator(nn.Module):
             live = codes[first : first + layer.live].to(dtype)
             slices = nn.functional.linear(live, weight.to(dtype), None if bias is None else bias.to(dtype))
             return cropped(slices, [layer], layer.entry(0))[0].view(layer.shape)
+
+    def _refuse_hooks(self) -> None:
+        """What `torch.nn.utils.prune` and the old norms do to a parameter waits for a call of `forward`, of which there
+        is none."""
+        if not self._forward_pre_hooks:
+            return
+        for name in ("codes", "weight", "bias"):
+            if name not in self._parameters and name not in self._buffers and not is_parametrized(self, name):
+                raise RuntimeError(
+                    f"{name} of the SliceGenerator is made by a hook before its forward(), which is never called: use "
+                    "torch.nn.utils.parametrize, or end it with torch.nn.utils.prune.remove or remove_weight_norm."
+                )
 
     def _unpack(self) -> None:
         """The binary W from its bits."""
