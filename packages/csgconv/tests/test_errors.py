@@ -40,6 +40,20 @@ CASES = {
         "kernels has 3 elements, but those of layers are 2",
     ),
     "rows no number": (lambda: functional.uncrop(torch.zeros(2), [], 2.0, 2), TypeError, "rows must be an integer"),
+    "a kernel of nothing": (lambda: CSGConv2d(4, 4, 0, generator()), ValueError, "^kernel_size must be at least 1"),
+    "a kernel without rows": (lambda: CSGConv2d(4, 4, (0, 3), generator()), ValueError, "^kernel_size must be at"),
+    "no channels": (lambda: CSGConv2d(0, 4, 3, generator()), ValueError, "^in_channels must be at least 1"),
+    "no outputs": (lambda: CSGConv2d(4, 0, 3, generator()), ValueError, "^out_channels must be at least 1"),
+    "a bias of another dtype": (
+        lambda: CSGConv2d(4, 4, 3, generator(dtype=torch.float16), dtype=torch.float32),
+        ValueError,
+        "dtype is torch.float32 but the generator makes kernels of torch.float16",
+    ),
+    "a kernel that is set": (
+        lambda: setattr(CSGConv2d(4, 4, 3, generator()), "weight", nn.Parameter(torch.zeros(4, 4, 3, 3))),
+        AttributeError,
+        "weight is made by the generator and cannot be set: write its codes",
+    ),
     "x elsewhere": (
         lambda: CSGConv2d(4, 4, 3, generator())(torch.zeros(1, 4, 5, 5, device="meta")),
         RuntimeError,
@@ -54,6 +68,11 @@ def test_refused_in_one_sentence(case):
     with pytest.raises(error, match=says) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_a_layer_has_the_dtype_of_its_generator():
+    layer = CSGConv2d(4, 4, 3, generator(dtype=torch.float64))
+    assert layer.bias.dtype == layer(torch.zeros(1, 4, 5, 5, dtype=torch.float64)).dtype == torch.float64
 
 
 def test_a_refused_layer_leaves_no_codes():

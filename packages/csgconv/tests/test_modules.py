@@ -38,9 +38,8 @@ OPTIONS = {
 def test_computes_what_conv2d_does(name):
     options = dict(OPTIONS[name])
     layout, size = options.pop("layout", None), options.pop("kernel_size", 3)
-    layer = CSGConv2d(
-        4, 8, size, SliceGenerator(6, (4, 4, 3, 3)), **options, layout=layout, dtype=torch.float64
-    ).double()
+    generator = SliceGenerator(6, (4, 4, 3, 3), dtype=torch.float64)
+    layer = CSGConv2d(4, 8, size, generator, **options, layout=layout, dtype=torch.float64)
     plain = nn.Conv2d(4, 8, size, **options, dtype=torch.float64)
     with torch.no_grad():
         plain.weight.copy_(layer.weight)

@@ -30,7 +30,8 @@ class SliceGenerator(nn.Module):
     between calls, until a parameter changes: every layer asks torch's version numbers, and on a CPU every pass compares
     a checksum of the values. On CUDA a write through `.data`, which leaves no trace, needs `invalidate()`.
 
-    Do not make it an attribute of your network: the first layer made with it registers it, once.
+    Do not make it an attribute of your network: the first layer made with it registers it, once. A state dict holds the
+    codes in the order in which layers were made, and fits only a model that makes its layers in the same order.
 
     Args:
         code_size: d.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, conv2d, is_grad_enabled, nn
 from torch.compiler import is_compiling
 
+from ._common.checks import positive_int, positive_pair
 from .functional import crop
 from .generator import SliceGenerator
 from .layouts import Layer
@@ -28,6 +29,7 @@ class CSGConv2d(nn.Module):
         generator: makes the kernel; its codes grow by those of this layer.
         stride, padding, dilation, groups, bias, padding_mode: as of `nn.Conv2d`.
         layout: the generator's, unless given; groups need "flat".
+        device, dtype: of the bias; the generator's, unless given, and no other dtype.
 
     Raises:
         TypeError, ValueError: what `nn.Conv2d` refuses, and kernels that the layout cannot make.
@@ -60,19 +62,32 @@ class CSGConv2d(nn.Module):
         super().__init__()
         if not isinstance(generator, SliceGenerator):
             raise TypeError(f"generator must be a SliceGenerator, but it is a {type(generator).__name__}.")
+        positive_int("in_channels", in_channels), positive_int("out_channels", out_channels)
+        positive_pair("kernel_size", kernel_size)
         options: Any = (stride, padding, dilation, groups, False, padding_mode, "meta")
         plain = nn.Conv2d(in_channels, out_channels, kernel_size, *options)  # checks its arguments
         for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
             setattr(self, name, getattr(plain, name))
         self.padding_mode, self._margins = padding_mode, plain._reversed_padding_repeated_twice
         self.layout = generator.layout if layout is None else layout
+        place: Any = {"device": device or generator.codes.device, "dtype": dtype or generator.codes.dtype}
+        if bias and place["dtype"] != generator.codes.dtype:
+            raise ValueError(f"dtype is {dtype} but the generator makes kernels of {generator.codes.dtype}: choose one.")
         layer = Layer(tuple(plain.weight.shape), generator.slice_shape, self.layout, groups)  # type: ignore[arg-type]
         self.index = generator.add(layer)
         if self.index == 0:
             self.generator = generator
         else:
             self.__dict__["generator"] = generator
-        self.bias = nn.Parameter(torch.zeros(out_channels, device=device, dtype=dtype)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(out_channels, **place)) if bias else None
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As of `nn.Module`, but for the kernel, which is none."""
+        if name == "weight":
+            raise AttributeError(
+                "weight is made by the generator and cannot be set: write its codes, or use csgconv.export first."
+            )
+        super().register_parameter(name, param)
 
     @property
     def weight(self) -> Tensor:  # (O, I / groups, kh, kw)
