@@ -4,14 +4,15 @@
 # build     compiles the packages' native libraries in a copy of this tree (kept in $LEANCONV_GPU_TREE)
 # test      pytest -m gpu: the contract of every op on CUDA, and what only a GPU can show
 # sanitize  compute-sanitizer memcheck and racecheck on the contract's samples
-# bench     the packages' benchmarks against cuDNN, eager torch, torch.compile and copy bandwidth, as JSON
+# bench     the packages' benchmarks against cuDNN, eager torch, torch.compile and copy bandwidth, as JSON; and table 5 of
+#           dwoconv1d's paper, which is experiments/dwoconv1d/runtime.py
 # OUTDIR gets one log per part and per package in it, junit_*.xml, the benchmarks' JSON and summary.json. A part that fails does
 # not stop the next; the exit status tells. PYTHON chooses the interpreter: it needs torch with CUDA, pytest, nvcc beside it, and
 # CuPy for its tests.
 # Packages are built, tested and sanitized side by side, so that a part takes as long as its slowest package; only benchmarks
 # run alone, and share the seconds of their part.
 set -uo pipefail
-TEST_SECONDS=200 MEMCHECK_SECONDS=40 RACECHECK_SECONDS=30 START_SECONDS=25 BENCH_SECONDS=170
+TEST_SECONDS=200 MEMCHECK_SECONDS=40 RACECHECK_SECONDS=30 START_SECONDS=25 BENCH_SECONDS=170 RUNTIME_SECONDS=90
 LARGE=more_than_two_to_the_31_elements  # in the name of tests
 OUT=${1:?usage: bash ci/gpu_check.sh OUTDIR [build|test|sanitize|bench]...}
 shift
@@ -109,6 +110,8 @@ bench() {
     timeout $((BENCH_SECONDS / ${#scripts[@]})) "$PYTHON" "$script" --device cuda --quick \
       --json "$OUT/bench_$name.json" || status=$?
   done
+  timeout $RUNTIME_SECONDS "$PYTHON" "$ROOT/experiments/dwoconv1d/runtime.py" --device cuda --seconds 0.1 \
+    --out "$OUT/runtime_dwoconv1d" || status=$?
   return $status
 }
 

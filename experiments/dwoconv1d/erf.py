@@ -114,9 +114,10 @@ def pictures(args: argparse.Namespace) -> list[Any]:
     folder = Path(args.data)
     if not folder.is_dir():
         raise Problem(f"--data {folder} is no folder")
+    folder = next((part for part in (folder / "imagenet" / "val", folder / "val") if part.is_dir()), folder)
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise Problem(f"--data {folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+        raise Problem(f"--data: {folder} holds no images ({', '.join(sorted(SUFFIXES))})")
     return found
 
 
@@ -223,12 +224,15 @@ def main() -> int:
     parser.add_argument("--model", nargs="+", metavar="NETWORK", help=f"names known to timm (default: {NAMES})")
     parser.add_argument("--weights", nargs="+", default=[], metavar="NETWORK=FILE", help="checkpoints or run folders")
     parser.add_argument("--run", nargs="+", type=Path, metavar="FOLDER", help="networks as runs of leanconv left them")
-    parser.add_argument("--data", metavar="FOLDER", help="images, also in folders of it, such as ImageNet's val")
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="images, also in folders of it; of ImageNet or what holds imagenet/, its val/"
+    )
     parser.add_argument("--images", type=int, default=1000, help="so many of them, spread evenly (default: 1000)")
     parser.add_argument("--image-size", type=int, help="default: 1024, with --smoke 224")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="default: runs/dwoconv1d/erf-TIME")
     parser.add_argument("--resume", action="store_true", help="go on in --out, by default the newest")
+    parser.add_argument("--set", "--seeds", nargs="+", help="not used: nothing is trained here")
     args = parser.parse_args()
     args.image_size = args.image_size or (224 if args.smoke else 1024)
     if args.images < 1 or args.image_size < 32:

@@ -130,6 +130,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="default: runs/dwoconv1d/runtime, or runtime-smoke")
     parser.add_argument("--data", help="not used: random numbers will do here")
     parser.add_argument("--resume", action="store_true", help="not used: all is measured again, which takes minutes")
+    parser.add_argument("--set", "--seeds", nargs="+", help="not used: nothing is trained here")
     args = parser.parse_args()
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error(f"--device {args.device}: torch sees no GPU here; leave it out to measure the CPU")
