@@ -159,11 +159,16 @@ def test_wrong_names_and_roots(tmp_path):
         load("cifar10", tmp_path / "typo")
 
 
-def test_install_goes_on_to_the_next_way_and_is_all_or_nothing(tmp_path):
+def test_install_goes_on_to_the_next_way_and_is_all_or_nothing(tmp_path, caplog):
+    caplog.set_level("INFO")
+
     def good(folder):
         (folder / "file").write_text("whole")
 
     sources.install(tmp_path / "set", {"fail": _unreachable, "succeed": good, "never": _unreachable})
+    assert caplog.messages == [
+        f"set is not in {tmp_path}; to put it there, trying to {way}" for way in ("fail", "succeed")
+    ]
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["file"]
     sources.install(tmp_path / "set", {"never": _unreachable})  # it is there already
     assert sorted(path.name for path in tmp_path.iterdir()) == [".set.lock", "set"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from leanconv import models, training
-from leanconv.training import Recipe, checkpoint, experiment, run_folder
+from leanconv.training import Recipe, checkpoint, run_folder
 from leanconv.training.trainer import Trainer
 from leanconv.training.world import Interrupt
 
@@ -257,30 +256,6 @@ def test_load_reads_weights_and_data_back(unbroken, small, tmp_path):
     fit(small.override({"epochs": 1}), tmp_path / "run")
     with pytest.raises(ValueError, match="has no averaged weights"):
         training.load(tmp_path / "run", ema=True)
-
-
-def test_an_experiment_shows_each_finished_run_once(small, tmp_path):
-    parser = argparse.ArgumentParser()
-    experiment.add_arguments(parser, out="nowhere")
-    flags = ["--smoke", "--out", str(tmp_path), "--device", "cpu"]
-    plans = [(name, small.override({"epochs": 1, "lr": lr}), lambda ran: {}) for name, lr in (("a", 1e-3), ("b", 2e-3))]
-    for again in ([], ["--resume"]):  # those finished before count again: what looks at them may have been stopped
-        seen: list[Path] = []
-        assert experiment.run(plans, parser.parse_args(flags + again), after=seen.append) == 0
-        assert seen == [tmp_path / "a-seed0", tmp_path / "b-seed0"]
-    assert (tmp_path / "report.md").is_file()
-
-
-def test_an_experiment_with_nothing_to_resume_starts(small, tmp_path, caplog):
-    parser = argparse.ArgumentParser()
-    experiment.add_arguments(parser, out=str(tmp_path / "what"))
-    plans = [("a", small.override({"epochs": 1}), lambda ran: {})]
-    caplog.set_level("INFO")
-    for _ in range(2):
-        assert experiment.run(plans, parser.parse_args(["--smoke", "--resume", "--device", "cpu"])) == 0
-    said = [line for line in caplog.messages if "nothing to resume" in line]
-    (folder,) = tmp_path.iterdir()
-    assert said == [f"nothing to resume: there is no {tmp_path}/what-smoke-*; starting in {folder}"]
 
 
 def test_train_from_the_command_line(small, tmp_path, capsys):

@@ -55,7 +55,7 @@ def install(target: Path, fetchers: dict[str, Callable[[Path], None]]) -> None:
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
                 filled = Path(folder, "files")
                 filled.mkdir()
-                log.info("%s: trying to %s", target.name, what)
+                log.info("%s is not in %s; to put it there, trying to %s", target.name, target.parent, what)
                 try:
                     fetch(filled)
                 except (OSError, RuntimeError, subprocess.SubprocessError) as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -72,12 +74,20 @@ def run(
                 report.gather([out]).save(out)
                 sys.stdout.write(f"{out}/report.md holds the numbers; `leanconv report {out}` prints them\n")
     except Interrupted as stop:
-        sys.stderr.write(f"{stop}; this command with --resume goes on with all that is left\n")
+        sys.stderr.write(f"{stop}; {_how_to_go_on(args.resume)}\n")
         return 130
     except (Diverged, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def _how_to_go_on(resuming: bool) -> str:
+    """What to type for all that this experiment has left. A launcher's or nox's own words are not known here."""
+    if "WORLD_SIZE" in os.environ:
+        return "the same launch with --resume goes on with all that is left"
+    command = shlex.join([*sys.orig_argv, *([] if resuming else ["--resume"])])
+    return f"`{command}` goes on with all that this experiment has left"
 
 
 def folder(args: argparse.Namespace) -> Path:
