@@ -218,11 +218,11 @@ def test_what_masks_cannot_follow_is_refused(data):
         data.loaders(4, world_size=3)
     with pytest.raises(ValueError, match="rank must lie in"):
         data.loaders(4, rank=1)
-    with pytest.raises(ValueError, match="resize and blur are for images with masks"):
+    with pytest.raises(ValueError, match="resize, blur, share and distort are for images with masks"):
         load("fashion_mnist", smoke=True).loaders(2, augment=Augment(blur=0.5))
     with pytest.raises(ValueError, match="voc2012 does not take drop_rate"):
         load("voc2012", drop_rate=0.5)
-    with pytest.raises(ValueError, match="scored must be whole or crop, got 'half'"):
+    with pytest.raises(ValueError, match="scored must be whole, crop or resized, got 'half'"):
         load("voc2012", scored="half")
     for change in ({"mixup": 0.2}, {"loss": "bce"}):
         with pytest.raises(ConfigError, match="has a label for every pixel"):

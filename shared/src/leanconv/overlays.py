@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor, nn
 from torchvision import tv_tensors
+from torchvision.transforms.v2.functional import resize
 
 from leanconv import training
 from leanconv.data import IGNORED, Data, DenseData
@@ -63,6 +64,8 @@ def overlays(network: nn.Module, data: DenseData, path: Path, count: int = 6, im
         matrix.update(predicted, mask)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.mean, data.std))
         shown = (x * std + mean).clamp(0, 1)
+        if shown.shape[1:] != mask.shape:  # tested at another size than the mask's
+            shown = resize(shown, list(mask.shape), antialias=True)
         titles = ("image", "mask", f"predicted, mIoU {100 * matrix.compute()['miou']:.0f} %")
         for axes, picture, title in zip(row, (shown, *(blend(shown, m, colours) for m in (mask, predicted))), titles):
             axes.imshow(picture.permute(1, 2, 0).numpy())

@@ -83,6 +83,8 @@ class Report:
             notes.append(
                 "Picked: the epoch that did best on training examples held out for it, scored on the test ones."
             )
+        if any(row.values("miou_multiscale") for row in self.rows):
+            notes.append("Multi-scale: by the mean of what the network says of an image at several sizes and mirrored.")
         chances = {row.score for row in self.rows if row.values("chance")}
         notes += [f"Chance: {_CHANCE[score]}." for score in scores if score in chances]
         single = [row for row in self.rows if row.score == "top1"]
@@ -105,8 +107,14 @@ class Report:
             plots.comparison([_pictured(row) for row in self.rows], folder / "report.png")
 
 
-SCORES = {"top1": "top-1", "miou": "mIoU", "box_map": "box mAP", "mask_map": "mask mAP"}
-_BESIDE = {"box_map": ("mask_map",)}  # what has columns beside a score
+SCORES = {
+    "top1": "top-1",
+    "miou": "mIoU",
+    "miou_multiscale": "mIoU multi-scale",
+    "box_map": "box mAP",
+    "mask_map": "mask mAP",
+}
+_BESIDE = {"box_map": ("mask_map",), "miou": ("miou_multiscale",)}  # what has columns beside a score
 _KINDS = {"": "", "ema_": " EMA", "picked_": " picked"}
 _IN_WORDS = {"top1": "Top-1", "miou": "Mean IoU", "box_map": "COCO's mean average precision of boxes and masks"}
 _CHANCE = {
@@ -115,7 +123,8 @@ _CHANCE = {
     "box_map": "the box mAP of finding in each test image the usual box of the training images' commonest class",
 }
 _FIRST, _LAST = ("network", "data", "epochs", "seeds", "params", "MACs", "chance"), ("time", "paper")
-_RARE = ("chance", " picked", "mask mAP", "mask mAP EMA")  # left out of tables that have none
+# Left out of tables that have none:
+_RARE = ("chance", " picked", "mask mAP", "mask mAP EMA", "multi-scale", "multi-scale EMA")
 
 
 def gather(folders: Iterable[str | Path]) -> Report:
@@ -168,9 +177,8 @@ def _cells(row: Row, scores: list[str]) -> list[str]:
 
 
 def _published(paper: dict[str, Any], score: str) -> str:
-    averaged = f" / {paper[f'ema_{score}']} EMA" if f"ema_{score}" in paper else ""
-    beside = "".join(f" / {paper[key]} {SCORES[key]}" for key in _with(score)[1:] if key in paper)
-    return f"{paper[score]}{averaged}{beside}, {paper['on']}"
+    names = {score: "", f"ema_{score}": " EMA", **{key: f" {SCORES[key]}" for key in _with(score)[1:]}}
+    return f"{' / '.join(f'{paper[key]}{name}' for key, name in names.items() if key in paper)}, {paper['on']}"
 
 
 def _with(score: str) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from math import inf
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,13 +15,14 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import resize
 
+from leanconv.data.distort import Crop, Distort
 from leanconv.data.loaders import Augment, EvalLoader, TrainLoader
 from leanconv.data.order import Order, Place, Shares, stream
 from leanconv.data.photographs import Steps, seeded, worker_loader
 from leanconv.data.scenes import IGNORED, Scenes
 from leanconv.data.splits import Data, Task
 
-KNOWN = ("hflip", "resize", "blur", "color_jitter")  # augmentation that images with masks can have
+KNOWN = ("hflip", "resize", "blur", "color_jitter", "share", "distort")  # augmentation that images with masks can have
 
 Batch = tuple[Tensor, Tensor]
 
@@ -29,8 +31,18 @@ Batch = tuple[Tensor, Tensor]
 class DenseData(Data):
     """Images with masks. For training they are cropped to squares of `image_size` pixels.
 
-    `scored` says how they are tested: "whole", each image as it is, or "crop", the middle square of an image whose
-    shorter side is brought to `image_size` (so do the authors of DeepLab's port to PyTorch, and others after them).
+    `scored` says how they are tested: "whole", each image as it is; "crop", the middle square of an image whose
+    shorter side is brought to `image_size` (so do the authors of DeepLab's port to PyTorch, and others after them);
+    "resized", images whose shorter side is brought to `image_size`, while masks stay as they are, as mmsegmentation
+    does. (That one resizes images without antialiasing, here it is with.)
+
+    Where there are `scales` or `flip`, what a network says may also be tested as the mean over several views of an
+    image, see :meth:`views`.
+
+    Attributes:
+        aspect: the longer side is at most so many times what the shorter is asked to be; then the latter is shorter.
+        scales: of `image_size`, at which an image is seen.
+        flip: whether it is seen mirrored, too.
     """
 
     name: str
@@ -42,7 +54,10 @@ class DenseData(Data):
     train: Scenes
     test: Scenes
     val: Scenes | None = None
-    scored: Literal["whole", "crop"] = "whole"
+    scored: Literal["whole", "crop", "resized"] = "whole"
+    aspect: float | None = None
+    scales: tuple[float, ...] = ()
+    flip: bool = False
 
     unit: ClassVar[str] = "images"
     score: ClassVar[str] = "miou"
@@ -50,7 +65,7 @@ class DenseData(Data):
     in_chans: ClassVar[int] = 3  # type: ignore[misc]
 
     def __post_init__(self) -> None:
-        check_scored(self.scored)
+        check_scored(self.scored, self.aspect, self.scales, self.flip)
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
@@ -100,17 +115,47 @@ class DenseData(Data):
         test = _Transformed(self.test, self.eval_transform(size), seed=0)
         return _DenseTrain(train, order, place, workers), _DenseEval(test, shares, place, workers)
 
-    def eval_transform(self, image_size: int | None = None) -> v2.Compose:
+    def views(
+        self,
+        *,
+        workers: int = 2,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        image_size: int | None = None,
+        channels_last: bool = False,
+    ) -> DenseViews | None:
+        """A loader of each test image at all `scales`, with its mask; None where there are no scales and no flip."""
+        if not (self.scales or self.flip):
+            return None
+        place = Place(torch.device(device), torch.channels_last if channels_last else torch.contiguous_format)
+        transforms = [self.eval_transform(image_size, scale) for scale in self.scales or (1.0,)]
+        shares = Shares(len(self.test), 1, rank, world_size)
+        return DenseViews(worker_loader(_Views(self.test, transforms), shares, place, workers), place, self.flip)
+
+    def eval_transform(self, image_size: int | None = None, scale: float = 1.0) -> v2.Compose:
         """From an image and its mask, as `Scenes.read` gives them, to what a network is tested on."""
-        size = image_size or self.image_size
-        crop = [_Resize(size, size), v2.CenterCrop(size)] if self.scored == "crop" else []
-        return v2.Compose([*crop, *_normalise(self)])
+        size = max(1, round((image_size or self.image_size) * scale))
+        first = {
+            "whole": [],
+            "crop": [_Resize(size, size, self.aspect), v2.CenterCrop(size)],
+            "resized": [_Resize(size, size, self.aspect, masks=False)],
+        }
+        return v2.Compose([*first[self.scored], *_normalise(self)])
 
 
-def check_scored(scored: str = "whole") -> None:
+def check_scored(
+    scored: str = "whole", aspect: float | None = None, scales: Sequence[float] = (), flip: bool = False
+) -> None:
     """Raise a ValueError unless images can be tested so."""
-    if scored not in ("whole", "crop"):
-        raise ValueError(f"scored must be whole or crop, got {scored!r}")
+    if scored not in ("whole", "crop", "resized"):
+        raise ValueError(f"scored must be whole, crop or resized, got {scored!r}")
+    if aspect is not None and not aspect > 1:
+        raise ValueError(f"aspect must be above 1, got {aspect!r}")
+    if not all(isinstance(scale, int | float) and 0 < scale < inf for scale in scales):
+        raise ValueError(f"scales must be positive factors, got {scales!r}")
+    if (scales or flip) and scored != "resized":
+        raise ValueError(f"scales and flip are for images that are scored resized, not {scored}")
 
 
 class _Resize(v2.RandomResize):
@@ -119,26 +164,32 @@ class _Resize(v2.RandomResize):
     Torchvision's own takes the label at the pixel's corner: masks would lie half a pixel beside their images.
     """
 
-    def __init__(self, low: int, high: int) -> None:
-        super().__init__(low, high + 1, antialias=True)  # the end is exclusive
+    def __init__(self, low: int, high: int, aspect: float | None = None, *, masks: bool = True) -> None:
+        super().__init__(low, high + 1)  # the end is exclusive
+        self.aspect, self.masks = aspect, masks
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        (side,) = params["size"]
+        longest = None if self.aspect is None else max(side + 1, round(self.aspect * side))
         if not isinstance(inpt, tv_tensors.Mask):
-            return super().transform(inpt, params)
+            return resize(inpt, [side], InterpolationMode.BILINEAR, longest, antialias=True)
+        if not self.masks:
+            return inpt
         image = inpt.as_subclass(Tensor)[None]
-        return tv_tensors.Mask(resize(image, params["size"], InterpolationMode.NEAREST_EXACT)[0])
+        return tv_tensors.Mask(resize(image, [side], InterpolationMode.NEAREST_EXACT, longest)[0])
 
 
 def _train_transform(data: DenseData, augment: Augment, size: int) -> v2.Compose:
     """Flip, resize, crop, blur: image and mask alike, as far as a mask takes part."""
     low, high = (max(1, round(factor * size)) for factor in augment.resize)
-    jitter = augment.color_jitter
+    jitter, distort = augment.color_jitter, augment.distort
     return v2.Compose(
         [
             v2.RandomHorizontalFlip(augment.hflip),
-            _Resize(low, high),
-            v2.RandomCrop(size, pad_if_needed=True, fill={tv_tensors.Image: 0, tv_tensors.Mask: IGNORED}),
+            _Resize(low, high, data.aspect),
+            Crop(size, augment.share),
             *([v2.ColorJitter(jitter, jitter, jitter)] if jitter else []),
+            *([Distort(*distort)] if any(distort) else []),
             *([v2.RandomApply([v2.GaussianBlur(7, (0.01, 1.0))], augment.blur)] if augment.blur else []),
             *_normalise(data),
         ]
@@ -163,6 +214,17 @@ class _Transformed(Dataset):
             return self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
 
 
+class _Views(Dataset):
+    """Scenes seen through several transforms: the images of all, and the mask, which they leave as it is."""
+
+    def __init__(self, scenes: Scenes, transforms: list[v2.Compose]) -> None:
+        self.scenes, self.transforms = scenes, transforms
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
+        image, mask = self.scenes.read(key[1])
+        return [transform(tv_tensors.Image(image)) for transform in self.transforms], mask.long()
+
+
 class _DenseTrain:
     def __init__(self, dataset: _Transformed, order: Order, place: Place, workers: int) -> None:
         self.place, self.steps = place, Steps(order)
@@ -185,3 +247,15 @@ class _DenseEval:
 
     def __iter__(self) -> Iterator[Batch]:
         return (self.place.put(*batch) for batch in self.loader)
+
+
+class DenseViews:
+    """Batches of one test image: its views, each (1, 3, h, w), and its mask (1, H, W); `flip` as the data say."""
+
+    def __init__(self, loader: Iterable[tuple[list[Tensor], Tensor]], place: Place, flip: bool) -> None:
+        self.loader, self.place, self.flip = loader, place, flip
+
+    def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
+        for views, mask in self.loader:
+            placed = [self.place.put(view, mask) for view in views]
+            yield [view for view, _ in placed], placed[0][1]

@@ -27,7 +27,8 @@ RANGES = {
     "rotate": "[0, 180]",
     "shift": "[0, inf)",
     "hflip erase chance blur": "[0, 1]",
-    "scale eval_crop shrink": "(0, 1]",
+    "distort": "[0, inf)",
+    "scale eval_crop shrink share": "(0, 1]",
     "ratio resize": "(0, inf)",
     "sides first_sides crop": "[1, inf)",
 }
@@ -41,8 +42,8 @@ class Augment:
     `cutout`, `rotate`, `shift`, `shrink` work on small images in memory; `scale`, `ratio`, `color_jitter`,
     `rand_augment`, `interpolation`, `eval_crop` on photographs, and on small images once `rand_augment` is asked for.
     `padding` works on both and takes the place of `scale` and `ratio`, as is usual for images of 32 or 64 pixels.
-    Images with masks take `resize`, `hflip`, `blur` and `color_jitter`, and are cropped to squares anyway. Images with
-    objects take `sides`, `first_sides`, `crop` and `hflip`.
+    Images with masks take `resize`, `hflip`, `blur`, `color_jitter`, `share` and `distort`, and are cropped to squares
+    anyway. Images with objects take `sides`, `first_sides`, `crop` and `hflip`.
     """
 
     padding: int = 0  # pad with black, then crop back at random
@@ -62,6 +63,9 @@ class Augment:
     eval_crop: float = 0.875  # share of the side kept when testing
     resize: tuple[float, float] = (1.0, 1.0)  # length of the shorter side before the crop, as multiples of the crop's
     blur: float = 0.0  # probability of a Gaussian's, of a deviation up to one pixel
+    share: float = 1.0  # of a crop that one class may fill: where it is more, another is drawn, ten times at most
+    # Brightness (levels of 255), contrast and saturation (factors beside 1), hue (degrees), each with probability 1/2.
+    distort: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     sides: tuple[int, ...] = ()  # the shorter side is brought to one of these; if there are none, to image_size
     first_sides: tuple[int, ...] = ()  # of half of the images to one of these before; then they are cropped
     crop: tuple[int, int] = (384, 600)  # to height and width between these
@@ -72,6 +76,8 @@ class Augment:
             low_high = getattr(self, name)
             if not (isinstance(low_high, list | tuple) and len(low_high) == 2 and low_high[0] <= low_high[1]):
                 raise ValueError(f"{name} must be a pair (low, high), got {low_high!r}")
+        if len(self.distort) != 4:
+            raise ValueError(f"distort must hold brightness, contrast, saturation and hue, got {self.distort!r}")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
@@ -120,8 +126,8 @@ def make_loaders(
         ValueError: an argument is out of range or `augment` asks for what this kind of image cannot have.
     """
     augment = augment or Augment()
-    if augment.blur or tuple(augment.resize) != Augment.resize:
-        raise ValueError("resize and blur are for images with masks; photographs take scale")
+    if augment.blur or augment.share < 1 or any(augment.distort) or tuple(augment.resize) != Augment.resize:
+        raise ValueError("resize, blur, share and distort are for images with masks; photographs take scale")
     if augment.sides or augment.first_sides:
         raise ValueError("sides and first_sides are for images with objects; photographs take scale")
     order = Order(len(data.train), batch_size, seed, rank, world_size)

@@ -27,6 +27,7 @@ class Scenes:
     images: tuple[Path, ...]
     masks: tuple[Path, ...]  # PNG of one channel or with a palette, or SBD's .mat
     num_classes: int
+    first: int = 0  # what the files call the first class; what lies before it does not count
 
     def __len__(self) -> int:
         return len(self.images)
@@ -35,7 +36,7 @@ class Scenes:
         """The images of these indices (M,)."""
         numbers = chosen.tolist()
         images, masks = (tuple(paths[i] for i in numbers) for paths in (self.images, self.masks))
-        return Scenes(images, masks, self.num_classes)
+        return Scenes(images, masks, self.num_classes, self.first)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Image (3, H, W) and mask (H, W), both uint8.
@@ -54,9 +55,13 @@ class Scenes:
     def mask(self, index: int) -> np.ndarray:
         path = self.masks[index]
         mask = _read_sbd(path) if path.suffix == ".mat" else _read_png(path)
-        odd = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[self.num_classes : IGNORED])
+        end = self.first + self.num_classes
+        odd = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[end:IGNORED])
         if odd.size:
-            raise ValueError(f"{path} holds class {odd[0] + self.num_classes}; there are {self.num_classes} classes")
+            begin = f", from {self.first}" if self.first else ""
+            raise ValueError(f"{path} holds class {odd[0] + end}; there are {self.num_classes} classes{begin}")
+        if self.first:
+            mask = np.where((mask < self.first) | (mask == IGNORED), IGNORED, mask - self.first).astype(np.uint8)
         return mask
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torchvision.datasets import ImageFolder
 
-from leanconv.data import coco, composite_files, composites, scenes, series, sources
+from leanconv.data import ade, coco, composite_files, composites, scenes, series, sources
 from leanconv.data.dense import DenseData, check_scored
 from leanconv.data.detection import DetectionData
 from leanconv.data.objects import Objects
@@ -26,6 +26,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OFFLINE = ("fashion_mnist", "mnist5k", "digits")
 OFFLINE_SERIES = ("japanese_vowels", "smartwatch")
 OFFLINE_DENSE = ("composites",)
+OFFLINE_ADE = ("composites_ade",)
 OFFLINE_OBJECTS = ("composites_coco",)
 MAKE = "make it of scikit-image's photographs and Fashion-MNIST"
 
@@ -247,6 +248,20 @@ def _dense() -> Iterator[DenseSet]:
         find=composites.find, read=composites.read,
         fetchers={MAKE: partial(_make_composites, composites.make)},
     )  # fmt: skip
+    yield DenseSet(
+        "ade20k", "ADE20K", ade.CLASSES, 512, (20_210, 2_000),
+        advice="unpack ADEChallengeData2016.zip there, so that images/ and annotations/, each with training/ and "
+        "validation/, lie in ADEChallengeData2016/",
+        find=partial(ade.find, "ade20k"), read=ade.read, stand_ins=OFFLINE_ADE,
+    )  # fmt: skip
+    yield DenseSet(
+        "composites_ade", "composites of photographs and Fashion-MNIST in ADE20K's format",
+        composite_files.ADE_CLASSES, 112, (composites.TRAIN, composites.VAL),
+        advice="pip install scikit-image, or put its wheel there",
+        find=partial(ade.find, "composites_ade"),
+        read=partial(ade.read, num_classes=len(composite_files.ADE_CLASSES)),
+        fetchers={MAKE: partial(_make_composites, composite_files.make_ade)}, stand_ins=OFFLINE_ADE,
+    )  # fmt: skip
 
 
 def _objects() -> Iterator[DetectionSet]:
@@ -325,8 +340,8 @@ def load(
             by pixel; for series Japanese Vowels (`name` itself when it is one of these); for images with masks,
             photographs with what Fashion-MNIST shows upon them. `source` says which it was.
         download: fetch what is absent into the root.
-        options: `drop_rate` and `irregular` of :class:`leanconv.data.SeriesData`, `scored` of
-            :class:`leanconv.data.DenseData`.
+        options: `drop_rate` and `irregular` of :class:`leanconv.data.SeriesData`, `scored`, `aspect`, `scales` and
+            `flip` of :class:`leanconv.data.DenseData`, `longest` of :class:`leanconv.data.DetectionData`.
 
     Raises:
         DataNotFound: the data are absent and could not be fetched, or are damaged.
@@ -354,7 +369,12 @@ def load(
     raise DataNotFound("no data for a smoke run:\n" + "\n".join(failures))
 
 
-OPTIONS = {SeriesSet: ("drop_rate", "irregular"), DenseSet: ("scored",), DetectionSet: ("longest",), DataSet: ()}
+OPTIONS = {
+    SeriesSet: ("drop_rate", "irregular"),
+    DenseSet: ("scored", "aspect", "scales", "flip"),
+    DetectionSet: ("longest",),
+    DataSet: (),
+}
 
 
 def _check_options(entry: Entry, options: dict[str, Any]) -> None:
@@ -362,7 +382,7 @@ def _check_options(entry: Entry, options: dict[str, Any]) -> None:
     if odd:
         raise ValueError(
             f"{entry.name} does not take {', '.join(sorted(odd))}: series alone have drop_rate and irregular, "
-            "images with masks have scored, images with objects have longest"
+            "images with masks have scored, aspect, scales and flip, images with objects have longest"
         )
     if isinstance(entry, SeriesSet):
         check_irregular(**options)
@@ -435,6 +455,7 @@ def _read_dense(entry: DenseSet, place: Path, options: dict[str, Any]) -> DenseD
         raise ValueError(f"there are {len(train)} + {len(test)} images instead of {entry.counts}")
     source = f"{entry.title}, {len(train)} training and {len(test)} test images, from {place}"
     facts = (entry.name, source, entry.classes, entry.image_size, IMAGENET_MEAN, IMAGENET_STD)
+    options = {**options, "scales": tuple(options.get("scales", ()))}
     return DenseData(*facts, train, test, **options)
 
 

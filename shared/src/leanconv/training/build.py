@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from leanconv import data as datasets
 from leanconv import models, profiling
-from leanconv.data import Data
+from leanconv.data import Data, DenseData
+from leanconv.data.dense import DenseViews
 from leanconv.data.loaders import EvalLoader, TrainLoader
 from leanconv.training import checkpoint
 from leanconv.training.groups import grouping
@@ -64,6 +65,20 @@ def loaders(recipe: Recipe, data: Data, world: World) -> tuple[TrainLoader, Eval
         return train, test, None
     held_out = replace(data, test=data.val)  # type: ignore[type-var]
     return train, test, held_out.loaders(size, **options)[1]
+
+
+def views(recipe: Recipe, data: Data, world: World) -> DenseViews | None:
+    """A loader of several views of each test image, where the data have such."""
+    if not isinstance(data, DenseData):
+        return None
+    return data.views(
+        workers=recipe.workers,
+        rank=world.rank,
+        world_size=world.size,
+        device=world.device,
+        image_size=recipe.image_size,
+        channels_last=recipe.channels_last,
+    )
 
 
 def model(recipe: Recipe, data: Data) -> nn.Module:

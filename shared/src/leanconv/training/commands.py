@@ -14,6 +14,7 @@ import torch
 from leanconv import data as datasets
 from leanconv import report
 from leanconv.training import build, checkpoint, evaluate, fit
+from leanconv.training.evaluation import evaluate_views
 from leanconv.training.recipe import ConfigError, Recipe
 from leanconv.training.run_folder import read_recipe
 from leanconv.training.world import join
@@ -95,12 +96,15 @@ def _eval(args: argparse.Namespace) -> int:
         state = checkpoint.load(path, world.device)
         network = build.model(recipe, data).to(world.device)
         _, loader, _ = build.loaders(recipe, data, world)
+        views = build.views(recipe, data, world)
         for name in ("model", "ema"):
             if state[name] is None:
                 continue
             network.load_state_dict(state[name])
             network.to(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
             scores = evaluate(network, loader, recipe)
+            if views is not None:
+                scores |= evaluate_views(network, views, recipe)
             text = "  ".join(f"{key} {value:.4f}" for key, value in scores.items())
             if world.main:
                 title = {"model": "weights", "ema": "averaged weights"}[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -19,6 +19,20 @@ Output = Tensor | Mapping[str, Tensor]
 def logits(output: Output, size: tuple[int, ...]) -> Tensor:
     """The main output in float32, as large as the mask (H, W)."""
     return _enlarged(output["out"] if isinstance(output, Mapping) else output, size)
+
+
+def averaged(network: Callable[[Tensor], Output], views: Sequence[Tensor], size: tuple[int, ...], flip: bool) -> Tensor:
+    """Probabilities (N, classes, H, W), the mean over what a network says of views of an image, mirrored ones too.
+
+    Each view (N, C, h, w) may be of another size; `size` is that of the mask.
+    """
+    total: Tensor | float = 0.0
+    for view in views:
+        total = total + logits(network(view), size).softmax(1)
+        if flip:
+            total = total + logits(network(view.flip(-1)), size).flip(-1).softmax(1)
+    assert isinstance(total, Tensor), "there must be a view"
+    return total / (len(views) * (1 + flip))
 
 
 def cross_entropy(logits: Tensor, target: Tensor, label_smoothing: float = 0.0, count: Tensor | None = None) -> Tensor:

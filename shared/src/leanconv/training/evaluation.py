@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leanconv.data import IGNORED
+from leanconv.data.dense import DenseViews
 from leanconv.metrics import Accuracy, ConfusionMatrix, Mean
 from leanconv.training import build, dense, detection
 from leanconv.training.recipe import Recipe
@@ -49,3 +50,25 @@ def evaluate(
         scores.sync()
         loss.sync()
     return {**scores.compute(), "loss": loss.compute()}
+
+
+@torch.no_grad()
+def evaluate_views(model: nn.Module, loader: DenseViews, recipe: Recipe | None = None) -> dict[str, float]:
+    """Mean IoU (``miou_multiscale``) of the probabilities' mean over several views of each image.
+
+    Under torchrun all processes must ask for it.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    scores: ConfusionMatrix | None = None
+    for views, mask in loader:
+        with build.autocast(recipe or Recipe(), device):
+            found = dense.averaged(model, views, mask.shape[-2:], loader.flip)
+        scores = scores or ConfusionMatrix(found.shape[1], IGNORED)
+        scores.update(found, mask)
+    model.train(training)
+    if scores is None:
+        raise ValueError("a process got no test image: there must be as many as processes")
+    scores.sync()
+    return {"miou_multiscale": scores.compute()["miou"]}

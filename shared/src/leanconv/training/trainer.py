@@ -20,7 +20,7 @@ from tqdm import tqdm
 from leanconv import environment, profiling
 from leanconv.data import Data
 from leanconv.training import build, checkpoint, dense, detection
-from leanconv.training.evaluation import evaluate
+from leanconv.training.evaluation import evaluate, evaluate_views
 from leanconv.training.groups import after_steps
 from leanconv.training.recipe import ConfigError, Recipe
 from leanconv.training.run_folder import RunFolder
@@ -63,6 +63,7 @@ class Trainer:
             for name in build.start(recipe, self.network):
                 self._say(f"not taken to start from: {name}")
         self.train_loader, self.eval_loader, self.val_loader = build.loaders(recipe, data, world)
+        self.views_loader = build.views(recipe, data, world)
         self.steps = len(self.train_loader) // recipe.accumulate
         if self.steps == 0:
             raise ConfigError(f"batch_size {recipe.batch_size} exceeds the {len(data.train)} training {data.unit}")
@@ -206,7 +207,7 @@ class Trainer:
         record: dict[str, Any] = {"kind": "epoch", "step": self.step, "epoch": epoch, "lr": self._lr()}
         record["train_loss"] = self.world.mean(self.losses[1]) / self.steps
         if epoch % self.recipe.eval_every == 0 or epoch == self.recipe.epochs:
-            self.scores = self._evaluate()
+            self.scores = self._evaluate(last=epoch == self.recipe.epochs)
             record |= self.scores
         self.seconds += time.monotonic() - self._clock
         self._clock = time.monotonic()
@@ -231,8 +232,8 @@ class Trainer:
         """Of the averaged weights where there are any; -1 where nothing was evaluated."""
         return record.get(f"ema_{score}", record.get(score, -1.0))
 
-    def _evaluate(self) -> dict[str, float]:
-        """Plain weights under bare names, averaged ones under ``ema_``."""
+    def _evaluate(self, *, last: bool) -> dict[str, float]:
+        """Plain weights under bare names, averaged ones under ``ema_``; views, which take long, are for the end."""
         scores: dict[str, float] = {}
         for prefix, network in (("", self.network), ("ema_", self.ema and self.ema.module)):
             if network is not None:
@@ -244,6 +245,8 @@ class Trainer:
                     held = evaluate(network, self.val_loader, self.recipe)
                     found |= {f"validation_{self.data.score}": held[self.data.score]}
                     losses |= {"validation_loss": held["loss"]} if "loss" in held else {}
+                if last and self.views_loader is not None:
+                    found |= evaluate_views(network, self.views_loader, self.recipe)
                 found |= losses
                 scores |= {prefix + key: value for key, value in found.items()}
         return scores
