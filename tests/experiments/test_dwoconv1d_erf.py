@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scripts import script
 
-from leanconv.data import DataNotFound, sets
+from leanconv.data import DataNotFound, load
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def folder(tmp_path):
 
 def test_smoke_measures_photographs_and_goes_on(erf, tmp_path, capsys):
     try:
-        sets.photographs()
+        load("composites_coco")  # made of them
     except DataNotFound as error:
         pytest.skip(f"no network and no package: {error}")
     options = ["--smoke", "--image-size", 64, "--model", "convnext_tiny_1d", "convnext_atto", "--device", "cpu"]

@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument(
         "--data",
         metavar="PATH",
-        help="where the data set lies; a folder of your own images also needs --set data=imagefolder",
+        help="the data set's folder, or one with it under its name (imagenet/, coco/, ADEChallengeData2016/, ...); "
+        "a folder of your own images also needs --set data=imagefolder",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"for run folders and report (default: {out}-TIME)")
     parser.add_argument(
