@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from dwoconv1d.checkpoints import load_original
 from leanconv import environment, models, receptive, training
-from leanconv.data import composites, sets, sources
+from leanconv.data import catalogue, composites, sources
 from leanconv.training import checkpoint
 from leanconv.training.run_folder import write_json
 
@@ -109,7 +109,7 @@ def trained_last() -> list[Path]:
 def pictures(args: argparse.Namespace) -> list[Any]:
     """What is looked at: paths, or names of scikit-image's photographs with where they lie."""
     if args.data is None:
-        place = sets.photographs()
+        place = catalogue.photographs()
         return [(place, name) for split in composites.PHOTOGRAPHS.values() for name in split]
     folder = Path(args.data)
     if not folder.is_dir():
