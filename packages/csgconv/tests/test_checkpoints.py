@@ -178,3 +178,8 @@ def test_what_is_no_checkpoint(tmp_path):
         read_original({"acc": 93.0, "epoch": 3})
     with pytest.raises(ValueError, match="holds no weights"):
         read_original({"acc": 93.0, 3: torch.zeros(3)})
+
+
+def test_model_and_file_the_wrong_way_round():
+    with pytest.raises(TypeError, match="model must be an nn.Module, and comes second, but it is a str"):
+        load_original(torch.nn.Linear(2, 2), "codes.t7")

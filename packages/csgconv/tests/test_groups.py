@@ -83,3 +83,16 @@ def test_what_would_leave_something_out_is_refused():
         param_groups(net.requires_grad_(False), 0.1)
     with pytest.raises(TypeError, match="model must be an nn"):
         param_groups(net.parameters(), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lr": "0.1"}, "lr must be a number, but it is '0.1'"),
+        ({"lr": 0.1, "weight_decay": "none"}, "weight_decay must be a number, but it is 'none'"),
+        ({"lr": 0.1, "lr_factors": 3}, "lr_factors must be factors by regular expression, such as .*, not 3"),
+    ],
+)
+def test_arguments_of_a_wrong_type(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        param_groups(nn.Linear(2, 2), **arguments)

@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
 
-from csgconv import CSGConv2d, SliceGenerator, generators
+from csgconv import CSGConv2d, SliceGenerator, generators, load_generator
 
 
 def network(**options) -> nn.Sequential:
@@ -107,6 +108,26 @@ def test_averages_follow_the_parameters():
         torch.testing.assert_close(average.module[4].weight, kernel)
 
 
+def test_averages_follow_a_binary_generator_that_was_loaded():
+    """They copy its bits, which are integers, and know nothing of W."""
+    from timm.utils import ModelEmaV3
+
+    net, x = network(binary=True).eval(), torch.randn(2, 3, 9, 9)
+    averages = [ModelEmaV3(net, decay=0.5), AveragedModel(net, use_buffers=False)]
+    with torch.no_grad():
+        for average in averages:
+            average.module.eval()(x)
+    load_generator(net, network(binary=True).state_dict())
+    averages[0].update(net)
+    averages[1].update_parameters(net)
+    with torch.no_grad():
+        for average in averages:
+            torch.testing.assert_close(average.module(x), net(x))
+            average.module[0](x)
+            average.module[0].generator.get_buffer("bits").copy_(~net[0].generator.get_buffer("bits"))
+            torch.testing.assert_close(average.module[4].weight, -net[4].weight)
+
+
 def kernel_anew(generator: SliceGenerator, index: int) -> torch.Tensor:
     """Without what is kept."""
     other = copy.deepcopy(generator)
@@ -149,15 +170,16 @@ def test_parametrized_codes_make_other_kernels():
 def test_hooks_that_would_not_run_are_refused(way, name):
     net, x = network(bias=True), torch.randn(2, 3, 9, 9)
     generator = net[0].generator
+    nn.init.normal_(generator.bias)
     net(x)
     if way == "prune":
-        torch.nn.utils.prune.l1_unstructured(generator, name, 0.2)
+        prune.l1_unstructured(generator, name, 0.2)
     else:
         nn.utils.weight_norm(generator, name, dim=None)
     for training in (True, False):
         with pytest.raises(RuntimeError, match=f"^{name} of the SliceGenerator is made by a hook.*parametrize,"):
             net.train(training)(x)
-    torch.nn.utils.prune.remove(generator, name) if way == "prune" else nn.utils.remove_weight_norm(generator, name)
+    prune.remove(generator, name) if way == "prune" else nn.utils.remove_weight_norm(generator, name)
     generator.register_forward_pre_hook(lambda *_: None)
     nn.utils.parametrizations.weight_norm(generator, "weight")
     net(x).sum().backward()

@@ -81,6 +81,8 @@ def load_original(path_or_state_dict: str | PathLike[str] | Mapping[str, Any], m
         model: the network of the same depth, width, classes, slices and codes, with layout="raster".
 
     Raises:
+        TypeError: `model` is no module.
+        OSError: there is no such file.
         RuntimeError: names that the model misses or that the checkpoint has too many, and shapes that differ, all
             listed by name.
         ValueError: as :func:`read_original` and :func:`from_original`.
@@ -89,6 +91,8 @@ def load_original(path_or_state_dict: str | PathLike[str] | Mapping[str, Any], m
         >>> model = timm.create_model("csg_resnet56")  # doctest: +SKIP
         >>> load_original("RN56_1212-72/ckptt7.t7", model)  # doctest: +SKIP
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, and comes second, but it is a {type(model).__name__}.")
     model.load_state_dict(from_original(read_original(path_or_state_dict), model))
     return model
 

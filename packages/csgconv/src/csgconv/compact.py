@@ -60,9 +60,9 @@ def save_compact(model: nn.Module, path: str | PathLike[str], dtype: str = "fp32
         a report with the size and the errors; `print` shows it in one line.
 
     Raises:
-        TypeError: `model` is no module, or its state dict holds more than tensors.
+        TypeError: `model` is no module, `path` no path, or the model's state dict holds more than tensors.
         ValueError: no generated layers, only some of those of a generator, or an unknown `dtype`.
-        OSError: the file cannot be written.
+        OSError: `path` is a folder, its folder is missing, or the file cannot be written.
 
     Example:
         >>> net = convert(timm.create_model("resnet18"))  # doctest: +SKIP
@@ -71,6 +71,7 @@ def save_compact(model: nn.Module, path: str | PathLike[str], dtype: str = "fp32
     if dtype not in packing.DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(repr, packing.DTYPES))}, but it is {dtype!r}.")
     owners, state = _owners(model), dict(model.state_dict())
+    packing.check_place(path)
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"the state dict must hold tensors, but {name!r} is a {type(value).__name__}.")

@@ -79,6 +79,7 @@ class SliceGenerator(nn.Module):
         self._plan = Plan((), size)
         self._learning: LearningSet | None = None
         self._resting: RestingSet | None = None
+        self._unpacked = -1  # the version of the bits of which the binary W was made
         weight = torch.empty(size, self.code_size, **place)  # type: ignore[arg-type]
         if self.binary:
             self.register_buffer("weight", weight, persistent=False)
@@ -163,6 +164,8 @@ class SliceGenerator(nn.Module):
     def _kernel(self, index: int, passing: bool) -> Tensor:
         if is_compiling() or transformed():
             return self._alone(index)
+        if self.binary:
+            self._follow_bits()
         registered = self._parameters
         codes, bias = registered.get("codes"), registered.get("bias")
         weight = (self._buffers if self.binary else registered).get("weight")
@@ -235,6 +238,13 @@ class SliceGenerator(nn.Module):
                 self.weight = torch.empty_like(self.weight, device=bits.device)
             signs = unpack(bits, self.weight.numel()).view(self.weight.shape)
             self.weight.copy_(torch.where(signs, -0.5, 0.5))
+            self._unpacked = -1 if bits.is_inference() else bits._version
+
+    def _follow_bits(self) -> None:
+        """The binary W after a write to its bits alone, as averages of models copy them."""
+        bits = self._buffers.get("bits")
+        if bits is not None and not bits.is_inference() and bits._version != self._unpacked:
+            self._unpack()
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

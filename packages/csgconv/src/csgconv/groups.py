@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 from torch import nn
@@ -32,7 +33,7 @@ def param_groups(
             the last one counts. They win over what a module says of its parameters by a method `lr_factors()`.
 
     Raises:
-        TypeError: `model` is no module.
+        TypeError: `model` is no module, `lr` or `weight_decay` no number, or `lr_factors` no mapping.
         ValueError: a generator belongs to no layer of `model`, nothing learns, or an expression matches no name.
 
     Example:
@@ -43,6 +44,13 @@ def param_groups(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, but it is a {type(model).__name__}.")
+    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+        if isinstance(value, str):
+            raise TypeError(f"{name} must be a number, but it is {value!r}.")
+    if not isinstance(lr_factors, (Mapping, NoneType)):
+        raise TypeError(
+            f"lr_factors must be factors by regular expression, such as {{'codes': 2}}, not {lr_factors!r}."
+        )
     registered_generators(model)
     names = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not names:

@@ -119,6 +119,8 @@ class RestingSet(KernelSet):
         self.look()
         self.parameters = owner._parameters
         self.weights = owner._buffers if owner.binary else owner._parameters
+        self.bits = owner.get_buffer("bits") if owner.binary else None
+        self.unpacked = owner._unpacked
         self.next = -1  # the layer that continues the round
         self.following = [*range(1, len(plan.layers)), -1]  # after each layer; -1 where that one begins a round
 
@@ -135,6 +137,7 @@ class RestingSet(KernelSet):
             or registered.get("codes") is not codes
             or self.weights.get("weight") is not weight
             or registered.get("bias") is not bias
+            or (self.bits is not None and self.bits._version != self.unpacked)
             or kernel._version != self.kernel_versions[index]
             or _modes()
             or _tracing()

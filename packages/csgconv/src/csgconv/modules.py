@@ -70,9 +70,10 @@ class CSGConv2d(nn.Module):
             setattr(self, name, getattr(plain, name))
         self.padding_mode, self._margins = padding_mode, plain._reversed_padding_repeated_twice
         self.layout = generator.layout if layout is None else layout
-        place: Any = {"device": device or generator.codes.device, "dtype": dtype or generator.codes.dtype}
-        if bias and place["dtype"] != generator.codes.dtype:
-            raise ValueError(f"dtype is {dtype} but the generator makes kernels of {generator.codes.dtype}: choose one.")
+        made = generator.codes
+        place: Any = {"device": made.device if device is None else device, "dtype": dtype or made.dtype}
+        if bias and place["dtype"] != made.dtype:
+            raise ValueError(f"dtype is {dtype} but the generator makes kernels of {made.dtype}: choose one.")
         layer = Layer(tuple(plain.weight.shape), generator.slice_shape, self.layout, groups)  # type: ignore[arg-type]
         self.index = generator.add(layer)
         if self.index == 0:

@@ -125,6 +125,17 @@ def is_packed(content: Mapping[str, Any]) -> bool:
     return content.keys() >= {"csgconv", "header", "data"} and isinstance(content["csgconv"], int)
 
 
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Refuses a `path` where no file can be written, before any work is done for it."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be that of a file to write, but it is {path!r}.")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"path={os.fspath(path)!r} is a folder: give the name of a file in it.")
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"path={os.fspath(path)!r} is in a folder that is not there: make {folder} first.")
+
+
 def replace_file(path: Path, content: Mapping[str, Any]) -> None:
     """Writes `content` beside `path`, flushes it to disk, and gives it that name; links and permissions stay."""
     path = Path(os.path.realpath(path))
