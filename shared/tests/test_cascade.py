@@ -219,6 +219,11 @@ def test_a_seed_decides_what_is_learned_from(images):
         ({"masks": torch.zeros(2, 80, 99)}, r"masks must be \(2, 80, 100\) for this image, got \(2, 80, 99\)"),
         ({"boxes": torch.zeros(3, 4)}, r"boxes must be \(2, 4\)"),
         ({"boxes": torch.ones(2, 4)}, "a box without width or height"),
+        ({"boxes": torch.tensor([[0, 0, 5, 5], [0, 0, torch.inf, 5]])}, "beyond its image of 80x100 pixels"),
+        ({"boxes": torch.tensor([[0.0, 0, 5, 5], [0, 0, 9, 80.5]])}, "beyond its image of 80x100 pixels"),
+        ({"boxes": torch.tensor([[-0.5, 0, 5, 5], [0, 0, 9, 80]])}, "beyond its image of 80x100 pixels"),
+        ({"labels": torch.tensor([1, 0])}, r"labels must lie in \[1, 3\], 0 being the background"),
+        ({"labels": torch.tensor([1, 4])}, r"labels must lie in \[1, 3\], 0 being the background"),
     ],
 )
 def test_targets_that_do_not_fit_are_refused(change, says, network, images):
@@ -230,6 +235,9 @@ def test_targets_that_do_not_fit_are_refused(change, says, network, images):
 def test_what_cannot_be_built_or_trained_is_refused(network, images):
     with pytest.raises(ValueError, match="learns from targets"):
         network(images)
+    for bad, says in (([], "none"), (images[0], r"\(80, 100\)"), ([images[0][None]], r"\(1, 3, 80, 100\)")):
+        with pytest.raises(ValueError, match=rf"takes images \(C, H, W\), one at least; got {says}"):
+            network.eval()(bad)
     with pytest.raises(ValueError, match="strides of the backbone's maps must double"):
         narrow(backbone="vit_tiny_patch16_224", backbone_kwargs={})
     with pytest.raises(ValueError, match="norm must be one of batch, group, none"):

@@ -167,6 +167,7 @@ class CascadeHeads(nn.Module):
             "nms_thresh": nms_threshold,
             "detections_per_img": detections,
         }
+        self.num_classes = num_classes
         self.box_regions, self.mask_regions = (RegionAlign(side, strides, points) for side in (BOX_SIZE, MASK_SIZE))
         self.stages: Any = nn.ModuleList(
             Stage(number, num_classes, width, convs, hidden, norm, **options) for number in range(len(IOUS))

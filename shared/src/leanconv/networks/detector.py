@@ -80,15 +80,16 @@ class CascadeMaskRCNN(nn.Module):
     def forward(
         self, images: Sequence[Tensor] | Tensor, targets: Targets | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
         batch = batched(images)
+        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
         maps = self._maps(batch)
         if not self.training:
             boxes, _ = self._proposed(batch, sizes, maps)
             return self.heads.detect(list(maps.values()), boxes, sizes)
         if targets is None:
             raise ValueError("a detector learns from targets: network(images, targets), or network.eval() first")
-        objects = [checked(target, size) for target, size in zip(targets, sizes, strict=True)]
+        classes = self.heads.num_classes
+        objects = [checked(target, size, classes) for target, size in zip(targets, sizes, strict=True)]
         boxes, found = self._proposed(batch, sizes, maps, objects)
         losses = {"objectness": found["loss_objectness"], "proposal": found["loss_rpn_box_reg"]}
         return losses | self.heads.losses(list(maps.values()), boxes, sizes, objects)
@@ -128,16 +129,23 @@ class _ProposalHead(RPNHead):
 
 
 def batched(images: Sequence[Tensor] | Tensor) -> Tensor:
-    """Images (C, H, W) as one tensor (N, C, H', W'): zeros on the right and below, sides being multiples of 32."""
+    """Images (C, H, W) as one tensor (N, C, H', W'): zeros on the right and below, sides being multiples of 32.
+
+    Raises:
+        ValueError: there is no image, or what is no (C, H, W).
+    """
+    odd = [tuple(image.shape) for image in images if image.ndim != 3]
+    if odd or not len(images):
+        raise ValueError(f"a detector takes images (C, H, W), one at least; got {odd[0] if odd else 'none'}")
     height, width = (-(-max(image.shape[axis] for image in images) // DIVISOR) * DIVISOR for axis in (-2, -1))
     return torch.stack([F.pad(i, (0, width - i.shape[-1], 0, height - i.shape[-2])) for i in images])
 
 
-def checked(target: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Tensor]:
+def checked(target: Mapping[str, Any], size: tuple[int, int], num_classes: int) -> dict[str, Tensor]:
     """The objects of an image that there is something to learn from: crowds are left out.
 
     Raises:
-        ValueError: a target lacks a part, or its parts do not fit each other or the image.
+        ValueError: a target lacks a part, or its parts do not fit each other, the image or the classes.
     """
     missing = {"boxes", "labels", "masks"} - target.keys()
     if missing:
@@ -148,8 +156,14 @@ def checked(target: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Tenso
     for name, shape in wanted.items():
         if tuple(parts[name].shape) != shape:
             raise ValueError(f"a target's {name} must be {shape} for this image, got {tuple(parts[name].shape)}")
-    if not (parts["boxes"][:, 2:] > parts["boxes"][:, :2]).all():
+    boxes, labels = parts["boxes"], parts["labels"]
+    if not (boxes[:, 2:] > boxes[:, :2]).all():
         raise ValueError("a target has a box without width or height: leave such objects out")
+    # Maps inside a box that is not in the image would be read from anywhere.
+    if not ((boxes >= 0) & (boxes <= boxes.new_tensor([*size[::-1], *size[::-1]]))).all():
+        raise ValueError(f"a target has a box that reaches beyond its image of {size[0]}x{size[1]} pixels")
+    if not ((labels >= 1) & (labels < num_classes)).all():
+        raise ValueError(f"a target's labels must lie in [1, {num_classes - 1}], 0 being the background")
     if "crowd" in target:
         parts = {name: value[~target["crowd"]] for name, value in parts.items()}
     return parts
