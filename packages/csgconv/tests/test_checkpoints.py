@@ -181,5 +181,5 @@ def test_what_is_no_checkpoint(tmp_path):
 
 
 def test_model_and_file_the_wrong_way_round():
-    with pytest.raises(TypeError, match="model must be an nn.Module, and comes second, but it is a str"):
+    with pytest.raises(TypeError, match=r"model must be an nn\.Module, and comes second, but it is a str"):
         load_original(torch.nn.Linear(2, 2), "codes.t7")

@@ -173,7 +173,7 @@ def test_files_that_someone_made(tmp_path):
 def test_places_where_no_file_can_be_are_refused_by_name(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder: give the name of a file in it"):
         save_compact(generated(), tmp_path)
-    with pytest.raises(FileNotFoundError, match="net.csg' is in a folder that is not there: make .*missing first"):
+    with pytest.raises(FileNotFoundError, match=r"net\.csg' is in a folder that is not there: make .*missing first"):
         save_compact(generated(), tmp_path / "missing" / "net.csg")
     with pytest.raises(TypeError, match="path must be that of a file to write, but it is 3"):
         save_compact(generated(), 3)
