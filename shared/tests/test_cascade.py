@@ -127,6 +127,29 @@ def test_a_stage_learns_and_refines_the_boxes_of_the_true_class(network):
     assert not (refined.requires_grad or tested.requires_grad)
 
 
+def test_stages_ask_for_more_and_more_and_count_for_less_and_less(network, images, monkeypatch):
+    target = objects(80, 100, 1) | {"boxes": torch.tensor([[10.0, 10, 50, 50]])}
+    near = torch.tensor([[10.0, 10, 50, 10 + 40 * iou] for iou in (0.45, 0.55, 0.65, 0.75)])
+    (label,) = target["labels"].tolist()
+    for stage, found, factor in zip(network.heads.stages, ((0, 1, 1, 1), (0, 0, 1, 1), (0, 0, 0, 1)), (10, 20, 30)):
+        _, (labels,) = stage.assign_targets_to_proposals([near], [target["boxes"]], [target["labels"]])
+        assert labels.tolist() == [label * each for each in found]
+        moved = stage.box_coder.encode_single(target["boxes"] + 4, target["boxes"])  # by a tenth of its sides
+        torch.testing.assert_close(moved, torch.tensor([[factor / 10, factor / 10, 0, 0]]))
+        (many,) = stage.sample([target["boxes"].repeat(30, 1)], [target]).labels
+        assert len(many) == 24 // 4, "objects are a quarter of the 24 samples"
+        codes = torch.zeros(1, 4, 4)
+        codes[..., 2:] = 50
+        (wide,) = stage.refine([near[:1]], torch.zeros(1, 4), codes.flatten(1), [(80, 100)])
+        assert wide.tolist() == [[0, 0, 100, 80]], "inside the image"
+    monkeypatch.setattr(cascade.Stage, "losses", lambda *_: (torch.tensor(1.0), torch.tensor(2.0)))
+    monkeypatch.setattr(network.heads, "_mask_loss", lambda *_: torch.tensor(3.0))
+    losses = network(images[:1], [target])
+    for number, weight in enumerate((1, 0.5, 0.25)):
+        parts = [losses[f"{name}_{number}"].item() for name in ("class", "box", "mask")]
+        assert parts == [weight, 2 * weight, 3 * weight]
+
+
 def test_mask_loss_is_that_of_the_objects_class_in_the_box(network):
     target = objects(80, 100, 1)
     target["masks"][:] = 0
@@ -161,6 +184,12 @@ def test_a_cascade_averages_what_its_stages_say(network, images):
         assert len(each["scores"]) <= 6 and each["scores"].diff().le(0).all()
         distance = (each["scores"][:, None] - own.flatten()).abs()
         assert distance.min(1).values.max() < 1e-6 and each["labels"].min() >= 1
+    with torch.no_grad():
+        masks = sum(head(heads.mask_regions(maps, [each["boxes"] for each in found])).sigmoid() for head in heads.masks)
+    for each, of_all in zip(found, masks.div(3).split([len(each["boxes"]) for each in found])):
+        own = of_all[torch.arange(len(of_all)), each["labels"]]
+        size = tuple(each["masks"].shape[2:])
+        assert len(own) and torch.allclose(each["masks"], regions.paste(own, each["boxes"], size), atol=1e-6)
 
 
 # Images with nothing in them
