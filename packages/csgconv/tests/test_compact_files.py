@@ -178,3 +178,9 @@ def test_places_where_no_file_can_be_are_refused_by_name(tmp_path):
     with pytest.raises(TypeError, match="path must be that of a file to write, but it is 3"):
         save_compact(generated(), 3)
     assert not os.listdir(tmp_path)
+
+
+def test_a_file_is_for_a_network_that_was_converted(tmp_path):
+    save_compact(generated(), tmp_path / "net.csg")
+    with pytest.raises(ValueError, match="no codes: build, or convert, it as the one that was saved"):
+        load_compact(net(), tmp_path / "net.csg")

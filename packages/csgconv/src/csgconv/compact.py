@@ -70,7 +70,7 @@ def save_compact(model: nn.Module, path: str | PathLike[str], dtype: str = "fp32
     """
     if dtype not in packing.DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(repr, packing.DTYPES))}, but it is {dtype!r}.")
-    owners, state = _owners(model), dict(model.state_dict())
+    owners, state = _owners(model, "save its state dict as usual"), dict(model.state_dict())
     packing.check_place(path)
     for name, value in state.items():
         if not isinstance(value, Tensor):
@@ -103,7 +103,7 @@ def load_compact(model: nn.Module, path: str | PathLike[str] | Mapping[str, Any]
             made in another order; the model is then unchanged.
         RuntimeError: names or shapes of the rest that differ, all listed.
     """
-    owners = _owners(model)
+    owners = _owners(model, "build, or convert, it as the one that was saved")
     about, state = packing.unpack(path if isinstance(path, Mapping) else weights.read(path))
     found, wanted = about.get("generators"), _about(model, owners)
     if found != wanted:
@@ -112,13 +112,13 @@ def load_compact(model: nn.Module, path: str | PathLike[str] | Mapping[str, Any]
     return model
 
 
-def _owners(model: nn.Module) -> dict[str, SliceGenerator]:
+def _owners(model: nn.Module, remedy: str) -> dict[str, SliceGenerator]:
     """The generators by what their names in the state dict begin with; one has several where layers have."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, but it is a {type(model).__name__}.")
     found = registered_generators(model)
     if not any(isinstance(module, CSGConv2d) for module in model.modules()):
-        raise ValueError("model has no CSGConv2d, and so no codes: save its state dict as usual.")
+        raise ValueError(f"model has no CSGConv2d, and so no codes: {remedy}.")
     if any(is_parametrized(generator, "codes") for generator in found):
         raise ValueError("model has a generator whose codes are parametrized: remove the parametrization first.")
     modules = model.named_modules(remove_duplicate=False)
