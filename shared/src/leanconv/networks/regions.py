@@ -14,7 +14,7 @@ from torchvision.ops import roi_align
 Size = tuple[int, int]
 
 RATIOS = (0.5, 1.0, 2.0)  # height to width of the anchors
-FINEST = 14  # pixels of the finest map: boxes of less than 4 times as many a side are seen in none but that one
+FINEST = 14  # pixels of the finest map: boxes of less than twice as many a side are seen in that map
 
 
 class Anchors(AnchorGenerator):
