@@ -73,7 +73,7 @@ SOURCE = "ADE20K validation, multi-scale, 160,000 steps from ImageNet-1K, as the
 SMOKE: dict[str, Any] = {
     "smoke": True,
     "image_size": None,
-    "epochs": 10,
+    "epochs": 16,
     "batch_size": 8,
     "lr": 4e-3,  # few steps, most of the network from scratch
     "warmup_epochs": 0.5,
@@ -82,7 +82,7 @@ SMOKE: dict[str, Any] = {
     "augment": {"resize": (0.8, 1.5)},
     "channels_last": False,
     "workers": 0,
-    "eval_every": 5,
+    "eval_every": 4,
     "log_every": 20,
 }
 NARROW_HEADS = {"width": 24, "aux_width": 16}
