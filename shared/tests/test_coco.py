@@ -101,7 +101,12 @@ def content(root):
         ({"segmentation": {"size": [60, 40], "counts": "P1"}}, "a mask of 60x40 pixels in an image of 40x60"),
         ({"segmentation": {"size": [40, 60], "counts": [5, 6]}}, "run lengths of 11 pixels in an image of 2400"),
         ({"segmentation": {"size": [40, 60], "counts": ""}}, "a mask without run lengths"),
+        ({"segmentation": {"size": [40, 60], "counts": [-5, 2405]}}, "run lengths that are no numbers of pixels"),
+        ({"segmentation": [[1, 2, 3e9, 4, 5, 6]]}, "a polygon that leads far beyond its image"),
+        ({"segmentation": [[1, 2, float("nan"), 4, 5, 6]]}, "a polygon that leads far beyond its image"),
         ({"area": None}, "is not of COCO's format"),
+        ({"area": float("nan")}, "area nan and iscrowd 0; they must be a number of pixels, and 0 or 1"),
+        ({"iscrowd": "0"}, "iscrowd '0'; they must be"),
     ],
 )
 def test_what_is_wrong_with_an_annotation_is_said(tmp_path, change, says):
@@ -110,6 +115,21 @@ def test_what_is_wrong_with_an_annotation_is_said(tmp_path, change, says):
     with pytest.raises(DataNotFound, match=says) as caught:
         load("coco_format", root=tmp_path)
     assert "instances_val2017.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"height": "40"}, r"image 7 has height and width \('40', 60\); they must be whole numbers of pixels"),
+        ({"width": 0}, r"\(40, 0\); they must be whole numbers"),
+        ({"file_name": 5}, "image 7 has the file_name 5"),
+    ],
+)
+def test_what_is_wrong_with_an_image_is_said(tmp_path, change, says):
+    write(tmp_path, GOOD, GOOD)
+    edit(tmp_path, images=[{**content(tmp_path)["images"][0], **change}])
+    with pytest.raises(DataNotFound, match=says):
+        load("coco_format", root=tmp_path)
 
 
 @pytest.mark.parametrize("part", [coco.FILES["val"], coco.FOLDERS["train"]])

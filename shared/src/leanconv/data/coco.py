@@ -13,6 +13,7 @@ from leanconv.data.objects import Objects, Packed, Record, Thing, coco_tools
 
 FOLDERS = {"train": "train2017", "val": "val2017"}
 FILES = {split: f"annotations/instances_{folder}.json" for split, folder in FOLDERS.items()}
+FAR = 1e5  # pixels; pycocotools walks along a polygon pixel by pixel, wherever it leads
 
 
 def find(name: str, root: Path) -> Path | None:
@@ -68,6 +69,12 @@ def _records(content: dict[str, Any], labels: dict[int, int]) -> list[Record]:
     images = {int(each["id"]): each for each in content["images"]}
     if len(images) != len(content["images"]):
         raise ValueError("two images have the same id")
+    for number, image in images.items():
+        size = image["height"], image["width"]
+        if not all(isinstance(side, int) and side > 0 for side in size):
+            raise ValueError(f"image {number} has height and width {size}; they must be whole numbers of pixels")
+        if not isinstance(image["file_name"], str):
+            raise ValueError(f"image {number} has the file_name {image['file_name']!r}")
     things = defaultdict(list)
     for each in content["annotations"]:
         what = f"annotation {each['id']}"
@@ -90,7 +97,10 @@ def _thing(each: dict[str, Any], what: str, label: int, size: tuple[int, int]) -
     if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
         raise ValueError(f"{what} has the box {each['bbox']}; it must be left, top, width, height")
     _check_shape(shape, what, size)
-    return Thing(int(each["id"]), label, box, float(each["area"]), bool(each.get("iscrowd", 0)), shape)
+    area, crowd = float(each["area"]), each.get("iscrowd", 0)
+    if not 0 <= area < math.inf or crowd not in (0, 1):
+        raise ValueError(f"{what} has area {area} and iscrowd {crowd!r}; they must be a number of pixels, and 0 or 1")
+    return Thing(int(each["id"]), label, box, area, bool(crowd), shape)
 
 
 def _check_shape(shape: Any, what: str, size: tuple[int, int]) -> None:
@@ -99,11 +109,16 @@ def _check_shape(shape: Any, what: str, size: tuple[int, int]) -> None:
     if isinstance(shape, list):
         if any(len(polygon) % 2 for polygon in shape):
             raise ValueError(f"{what} has a polygon with half a corner")
+        if not all(-FAR < number < FAR for polygon in shape for number in polygon):
+            raise ValueError(f"{what} has a polygon that leads far beyond its image")
         return
     if tuple(shape["size"]) != size:
         sizes = ["x".join(map(str, pair)) for pair in (shape["size"], size)]
         raise ValueError(f"{what} has a mask of {sizes[0]} pixels in an image of {sizes[1]}")
     if not shape["counts"]:  # decoded, these would be whatever lay in memory
         raise ValueError(f"{what} has a mask without run lengths")
-    if isinstance(shape["counts"], list) and sum(shape["counts"]) != size[0] * size[1]:
-        raise ValueError(f"{what} has run lengths of {sum(shape['counts'])} pixels in an image of {size[0] * size[1]}")
+    counts = shape["counts"]
+    if not isinstance(counts, str) and not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError(f"{what} has run lengths that are no numbers of pixels")
+    if isinstance(counts, list) and sum(counts) != size[0] * size[1]:
+        raise ValueError(f"{what} has run lengths of {sum(counts)} pixels in an image of {size[0] * size[1]}")
