@@ -238,6 +238,15 @@ def test_a_seed_decides_what_is_learned_from(images):
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.int64])
+def test_boxes_may_be_any_numbers(kind, network, images):
+    target, losses = objects(80, 100, 2), []
+    for boxes in (target["boxes"], target["boxes"].to(kind)):
+        torch.manual_seed(3)
+        losses.append(sum(network(images[:1], [target | {"boxes": boxes}]).values()))
+    assert torch.equal(*losses)
+
+
 # What is refused
 
 

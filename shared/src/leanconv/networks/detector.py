@@ -156,7 +156,8 @@ def checked(target: Mapping[str, Any], size: tuple[int, int], num_classes: int) 
     for name, shape in wanted.items():
         if tuple(parts[name].shape) != shape:
             raise ValueError(f"a target's {name} must be {shape} for this image, got {tuple(parts[name].shape)}")
-    boxes, labels = parts["boxes"], parts["labels"]
+    boxes, labels = parts["boxes"].float(), parts["labels"]
+    parts["boxes"] = boxes
     if not (boxes[:, 2:] > boxes[:, :2]).all():
         raise ValueError("a target has a box without width or height: leave such objects out")
     # Maps inside a box that is not in the image would be read from anywhere.
