@@ -79,8 +79,8 @@ NARROW: dict[str, Any] = {
 SMOKE: dict[str, Any] = {
     "smoke": True,
     "image_size": 96,
-    "epochs": 6,
-    "batch_size": 8,
+    "epochs": 4,
+    "batch_size": 4,
     "lr": 3e-3,
     "layer_decay": None,  # the backbone has next to nothing to keep
     "schedule": "cosine",
@@ -90,8 +90,8 @@ SMOKE: dict[str, Any] = {
     "drop_path": 0.0,
     "augment": {"sides": (), "first_sides": ()},
     "workers": 0,
-    "log_every": 10,
-    "eval_every": 3,
+    "log_every": 20,
+    "eval_every": 4,
 }
 
 
