@@ -151,12 +151,12 @@ def test_stages_ask_for_more_and_more_and_count_for_less_and_less(network, image
 
 
 def test_mask_loss_is_that_of_the_objects_class_in_the_box(network):
-    target = objects(80, 100, 1)
-    target["masks"][:] = 0
-    left, top, right, bottom = target["boxes"][0].int().tolist()
-    target["masks"][0, top:bottom, left : (left + right) // 2] = 1
-    labels = target["labels"]
-    sample = cascade.Sample([target["boxes"]], [labels], [torch.tensor([0])], [torch.tensor([True])])
+    target = objects(80, 100, 2)
+    target["masks"][:] = torch.tensor([1, 0])[:, None, None]  # the first is another object's
+    left, top, right, bottom = target["boxes"][1].int().tolist()
+    target["masks"][1, top:bottom, left : (left + right) // 2] = 1
+    labels = target["labels"][1:]
+    sample = cascade.Sample([target["boxes"][1:]], [labels], [torch.tensor([1])], [torch.tensor([True])])
 
     class Half(torch.nn.Module):
         def forward(self, x):
