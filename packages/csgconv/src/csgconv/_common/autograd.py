@@ -8,11 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling
-
-# By these names a call finds them at once: after other work each step of Python waits for memory, which a small op feels.
-_is_tracing, _is_grad_enabled = torch._C._is_tracing, torch.is_grad_enabled
-_transform, _BelowAutograd = torch._C._functorch.peek_interpreter_stack, torch._C._AutoDispatchBelowAutograd
 
 # What `register` makes of each op: for plain autograd, and for torch.func.
 _functions: dict[object, tuple[type[torch.autograd.Function], type[torch.autograd.Function]]] = {}
@@ -24,18 +19,22 @@ def call(op, *args):
     The autograd that torch registers for an op raises a riddle under torch.func.grad, drops tangents of forward mode
     without a word, and its Python takes longer than a small op. It serves compiler and tracer, which see the op.
     """
-    if is_compiling() or _is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return op(*args)
-    if _transform() is not None or forward_ad._current_level >= 0:
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return _functions[op][1].apply(*args)
-    if _is_grad_enabled() and any(map(_is_tracked, args)):
+    if torch.is_grad_enabled() and any(map(_is_tracked, args)):
         return _functions[op][0].apply(*args)
-    with _BelowAutograd():
-        return op(*args)
+    return _without_autograd(op, *args)
 
 
 def _is_tracked(arg) -> bool:
     return isinstance(arg, Tensor) and arg.requires_grad and not arg.is_inference()
+
+
+def _without_autograd(op, *args):
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
 
 
 def register(op, setup: Callable, backward: Callable, vmap: Callable) -> None:
@@ -54,8 +53,7 @@ def register(op, setup: Callable, backward: Callable, vmap: Callable) -> None:
         )
 
     def forward(ctx, *args):
-        with _BelowAutograd():
-            output = op(*args)
+        output = _without_autograd(op, *args)
         setup(ctx, args, output)
         return output
 
