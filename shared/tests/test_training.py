@@ -143,9 +143,9 @@ def test_an_interrupt_during_the_last_evaluation_reaches_the_caller(small, tmp_p
     """Nothing is left to stop in the run itself; a script with further runs must not begin them."""
     once = Trainer._evaluate
 
-    def interrupted(self):
+    def interrupted(self, **options):
         signal.raise_signal(signal.SIGTERM)
-        return once(self)
+        return once(self, **options)
 
     monkeypatch.setattr(Trainer, "_evaluate", interrupted)
     with pytest.raises(training.Interrupted, match="is finished"):
