@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import classification
 import torch
 from torch import Tensor
 
-from leanconv.training import ConfigError, checkpoint
+from leanconv.training import ConfigError, Recipe, checkpoint, experiment
 
 VARIANTS = tuple(classification.NARROW_KERNELS)
 RUNS = Path("runs/dwoconv1d")
@@ -40,6 +42,39 @@ def network(size: str, variant: str, *, smoke: bool = False) -> dict[str, Any]:
 
         kwargs = {"kernel_sizes": BACKBONE_KERNEL_SIZES[variant], "layer_scale_init_value": 1.0}
     return {"backbone": f"convnext_{size}_{variant}", "backbone_kwargs": kwargs}
+
+
+def main(
+    description: str | None,
+    out: str,
+    recipe: Callable[[str, str, str | None], Recipe],
+    smoke_recipe: Callable[[str, str | None], Recipe],
+    card: Callable[..., dict[str, Any]],
+    after: Callable[[Path], None],
+) -> int:
+    """The command line of a dense task: of what size and which variants, and what each starts from. The exit code."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", nargs="+", choices=VARIANTS, help="default: 1d; for --smoke with its 2d twin")
+    parser.add_argument("--size", choices=classification.DROP_PATH, default="tiny")
+    parser.add_argument(
+        "--backbone", nargs="+", default=[], metavar="VARIANT=RUN_OR_FILE", help="classification weights to start from"
+    )
+    experiment.add_arguments(parser, out)
+    args = parser.parse_args()
+    variants = args.variant or (["1d", "2d"] if args.smoke else ["1d"])
+    size = "tiny" if args.smoke else args.size
+    begun = (args.out or experiment.folder(args)) if args.resume else None
+    try:
+        found = starts(variants, args.backbone, args.smoke, begun)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    plans: list[experiment.Plan] = []
+    for variant in variants:
+        start = found.get(variant)
+        planned = smoke_recipe(variant, start) if args.smoke else recipe(size, variant, start)
+        plans.append((variant, planned, partial(card, planned=planned, size=size, variant=variant)))
+    return experiment.run(plans, args, after=after)
 
 
 def starts(

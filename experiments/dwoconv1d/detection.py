@@ -17,20 +17,17 @@ are as that code has them, as far as we know. ``--data`` is a folder that holds 
 
 from __future__ import annotations
 
-import argparse
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import _backbone
-from classification import DROP_PATH as SIZES
 from classification import label
 
 from leanconv import detections
 from leanconv.data import Augment
-from leanconv.training import Recipe, experiment
+from leanconv.training import Recipe
 
 BATCH, IMAGES = 16, 117_266  # of COCO's images as many show objects to learn from
 PAPER = Recipe(
@@ -132,30 +129,7 @@ def card(ran: Recipe, *, planned: Recipe, size: str, variant: str) -> dict[str, 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--variant", nargs="+", choices=_backbone.VARIANTS, help="default: 1d; for --smoke with its 2d twin"
-    )
-    parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument(
-        "--backbone", nargs="+", default=[], metavar="VARIANT=RUN_OR_FILE", help="classification weights to start from"
-    )
-    experiment.add_arguments(parser, out="runs/dwoconv1d/detection")
-    args = parser.parse_args()
-    variants = args.variant or (["1d", "2d"] if args.smoke else ["1d"])
-    size = "tiny" if args.smoke else args.size
-    begun = (args.out or experiment.folder(args)) if args.resume else None
-    try:
-        starts = _backbone.starts(variants, args.backbone, args.smoke, begun)
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    plans: list[experiment.Plan] = []
-    for variant in variants:
-        start = starts.get(variant)
-        planned = smoke_recipe(variant, start) if args.smoke else recipe(size, variant, start)
-        plans.append((variant, planned, partial(card, planned=planned, size=size, variant=variant)))
-    return experiment.run(plans, args, after=detections.draw)
+    return _backbone.main(__doc__, "runs/dwoconv1d/detection", recipe, smoke_recipe, card, detections.draw)
 
 
 if __name__ == "__main__":

@@ -16,18 +16,17 @@ six sizes and mirrored ("mIoU multi-scale"), as the paper's numbers are.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import _backbone
+from classification import label
 
 from leanconv import overlays
 from leanconv.data import Augment
-from leanconv.training import Recipe, experiment
+from leanconv.training import Recipe
 
 STEPS_PER_EPOCH = 20_210 // 16
 VIEWS = {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True}
@@ -88,11 +87,6 @@ SMOKE: dict[str, Any] = {
 NARROW_HEADS = {"width": 24, "aux_width": 16}
 
 
-def label(size: str, variant: str) -> str:
-    """Name in the tables: tiny and 1dpp make "UPerNet, ConvNeXt-T 1D++"."""
-    return f"UPerNet, ConvNeXt-{size[0].upper()} {variant.replace('pp', '++').upper()}"
-
-
 def recipe(size: str, variant: str, start: str | None = None) -> Recipe:
     """The paper's recipe of one network; `start` is the file of weights that its backbone starts from."""
     changes: dict[str, Any] = {"model_kwargs": _backbone.network(size, variant)}
@@ -107,10 +101,10 @@ def smoke_recipe(variant: str, start: str | None = None) -> Recipe:
 
 def card(ran: Recipe, *, planned: Recipe, size: str, variant: str) -> dict[str, Any]:
     """What the report says beside our numbers: the name of what ran, and the paper's numbers beside its networks."""
-    table = {f"{label(*key)} on ADE20K": str(miou) for key, miou in RESULTS.items()}
+    table = {f"UPerNet, {label(*key)} on ADE20K": str(miou) for key, miou in RESULTS.items()}
     if (ran.model, ran.model_kwargs) != (planned.model, planned.model_kwargs):
         return {"row": f"{ran.model}, changed", "table": table}
-    name = f"narrow UPerNet {label(size, variant).split()[-1]}" if ran.smoke else label(size, variant)
+    name = f"narrow UPerNet {label(size, variant).split()[-1]}" if ran.smoke else f"UPerNet, {label(size, variant)}"
     scratch = "" if ran.start else ", from scratch"
     full = ran.data == "ade20k" and not ran.smoke
     found: dict[str, Any] = {"row": f"{name}{' on ADE20K' * full}{scratch}", "table": table}
@@ -120,30 +114,7 @@ def card(ran: Recipe, *, planned: Recipe, size: str, variant: str) -> dict[str, 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--variant", nargs="+", choices=_backbone.VARIANTS, help="default: 1d; for --smoke with its 2d twin"
-    )
-    parser.add_argument("--size", choices=("tiny", "base"), default="tiny")
-    parser.add_argument(
-        "--backbone", nargs="+", default=[], metavar="VARIANT=RUN_OR_FILE", help="classification weights to start from"
-    )
-    experiment.add_arguments(parser, out="runs/dwoconv1d/segmentation")
-    args = parser.parse_args()
-    variants = args.variant or (["1d", "2d"] if args.smoke else ["1d"])
-    size = "tiny" if args.smoke else args.size
-    begun = (args.out or experiment.folder(args)) if args.resume else None
-    try:
-        starts = _backbone.starts(variants, args.backbone, args.smoke, begun)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-
-    plans: list[experiment.Plan] = []
-    for variant in variants:
-        start = starts.get(variant)
-        chosen = smoke_recipe(variant, start) if args.smoke else recipe(size, variant, start)
-        plans.append((variant, chosen, partial(card, planned=chosen, size=size, variant=variant)))
-    return experiment.run(plans, args, after=overlays.draw)
+    return _backbone.main(__doc__, "runs/dwoconv1d/segmentation", recipe, smoke_recipe, card, overlays.draw)
 
 
 if __name__ == "__main__":

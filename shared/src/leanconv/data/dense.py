@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar, Literal
 
@@ -18,9 +18,9 @@ from torchvision.transforms.v2.functional import resize
 from leanconv.data.distort import Crop, Distort
 from leanconv.data.loaders import Augment, EvalLoader, TrainLoader
 from leanconv.data.order import Order, Place, Shares, stream
-from leanconv.data.photographs import Steps, seeded, worker_loader
+from leanconv.data.photographs import WorkerEval, WorkerTrain, seeded, worker_loader
 from leanconv.data.scenes import IGNORED, Scenes
-from leanconv.data.splits import Data, Task
+from leanconv.data.splits import Images, Task
 
 KNOWN = ("hflip", "resize", "blur", "color_jitter", "share", "distort")  # augmentation that images with masks can have
 
@@ -28,7 +28,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class DenseData(Data):
+class DenseData(Images):
     """Images with masks. For training they are cropped to squares of `image_size` pixels.
 
     `scored` says how they are tested: "whole", each image as it is; "crop", the middle square of an image whose
@@ -59,7 +59,6 @@ class DenseData(Data):
     scales: tuple[float, ...] = ()
     flip: bool = False
 
-    unit: ClassVar[str] = "images"
     score: ClassVar[str] = "miou"
     task: ClassVar[Task] = "masks"
     in_chans: ClassVar[int] = 3  # type: ignore[misc]
@@ -70,10 +69,6 @@ class DenseData(Data):
     @property
     def num_classes(self) -> int:  # type: ignore[override]
         return len(self.classes)
-
-    def input_size(self, image_size: int | None = None) -> tuple[int, ...]:
-        side = image_size or self.image_size
-        return self.in_chans, side, side
 
     def chance(self) -> float:
         """Mean IoU on the test split, as it is scored, of naming everywhere the class that has most pixels."""
@@ -102,9 +97,7 @@ class DenseData(Data):
             ValueError: an argument is out of range, or `augment` asks for what a mask cannot follow.
         """
         augment = augment or Augment()
-        odd = [f.name for f in fields(Augment) if f.name not in KNOWN and getattr(augment, f.name) != f.default]
-        if odd:
-            raise ValueError(f"images with masks do not take {', '.join(odd)}: augment them by {', '.join(KNOWN)}")
+        augment.check_only(KNOWN, "images with masks")
         order = Order(len(self.train), batch_size, seed, rank, world_size)
         # Whole images differ in size, so each is a batch of its own.
         together = batch_size // world_size if self.scored == "crop" else 1
@@ -113,7 +106,7 @@ class DenseData(Data):
         size = image_size or self.image_size
         train = _Transformed(self.train, _train_transform(self, augment, size), seed)
         test = _Transformed(self.test, self.eval_transform(size), seed=0)
-        return _DenseTrain(train, order, place, workers), _DenseEval(test, shares, place, workers)
+        return WorkerTrain(train, order, place, workers), WorkerEval(test, shares, place, workers)
 
     def views(
         self,
@@ -223,30 +216,6 @@ class _Views(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
         image, mask = self.scenes.read(key[1])
         return [transform(tv_tensors.Image(image)) for transform in self.transforms], mask.long()
-
-
-class _DenseTrain:
-    def __init__(self, dataset: _Transformed, order: Order, place: Place, workers: int) -> None:
-        self.place, self.steps = place, Steps(order)
-        self.loader = worker_loader(dataset, self.steps, place, workers)
-
-    def __len__(self) -> int:
-        return len(self.steps.order)
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        self.steps.epoch, self.steps.start_step = epoch, start_step
-        return (self.place.put(*batch) for batch in self.loader)
-
-
-class _DenseEval:
-    def __init__(self, dataset: _Transformed, shares: Shares, place: Place, workers: int) -> None:
-        self.place, self.loader = place, worker_loader(dataset, shares, place, workers)
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self.place.put(*batch) for batch in self.loader)
 
 
 class DenseViews:

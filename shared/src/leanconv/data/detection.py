@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -18,8 +19,8 @@ from torchvision.transforms.v2 import functional as F
 from leanconv.data.loaders import Augment, EvalLoader, TrainLoader
 from leanconv.data.objects import Objects, Record, Target
 from leanconv.data.order import Order, Place, Shares, stream
-from leanconv.data.photographs import Steps, seeded, worker_loader
-from leanconv.data.splits import Data, Task
+from leanconv.data.photographs import WorkerEval, WorkerTrain, seeded
+from leanconv.data.splits import Images, Task
 
 KNOWN = ("hflip", "sides", "first_sides", "crop")  # augmentation that images with objects can have
 
@@ -27,7 +28,7 @@ Batch = tuple[list[Tensor], list[Target]]
 
 
 @dataclass(frozen=True)
-class DetectionData(Data):
+class DetectionData(Images):
     """Images with objects, whose shorter side is brought to `image_size` pixels, but the longer to `longest` at most.
 
     Class 0 is none of them, "background", and has no objects. The training split holds no image without an object to
@@ -45,7 +46,6 @@ class DetectionData(Data):
     val: Objects | None = None
     longest: int = 1333
 
-    unit: ClassVar[str] = "images"
     score: ClassVar[str] = "box_map"
     task: ClassVar[Task] = "objects"
     in_chans: ClassVar[int] = 3  # type: ignore[misc]
@@ -53,10 +53,6 @@ class DetectionData(Data):
     @property
     def num_classes(self) -> int:  # type: ignore[override]
         return len(self.classes)
-
-    def input_size(self, image_size: int | None = None) -> tuple[int, ...]:
-        side = image_size or self.image_size
-        return self.in_chans, side, side
 
     def chance(self) -> float:
         """Box mAP on the test split of finding in each image the training split's usual box, as of its commonest class.
@@ -102,9 +98,7 @@ class DetectionData(Data):
             ValueError: an argument is out of range, or `augment` asks for what objects cannot follow.
         """
         augment = augment or Augment()
-        odd = [f.name for f in fields(Augment) if f.name not in KNOWN and getattr(augment, f.name) != f.default]
-        if odd:
-            raise ValueError(f"images with objects do not take {', '.join(odd)}: augment them by {', '.join(KNOWN)}")
+        augment.check_only(KNOWN, "images with objects")
         if self.longest <= (image_size or self.image_size):
             raise ValueError(
                 f"longest must exceed the image_size of {image_size or self.image_size}, got {self.longest}"
@@ -114,7 +108,8 @@ class DetectionData(Data):
         place = Place(torch.device(device), torch.contiguous_format)
         train = _Train(self.train, _train_transform(self, augment, image_size or self.image_size), seed)
         test = _Test(self.test, self.eval_transform(image_size))
-        return _DetectionTrain(train, order, place, workers), _DetectionEval(test, shares, place, workers)
+        ways: dict[str, Any] = {"together": _lists, "put": partial(_put, device=place.device)}
+        return WorkerTrain(train, order, place, workers, **ways), _DetectionEval(test, shares, place, workers, **ways)
 
     def eval_transform(self, image_size: int | None = None) -> v2.Compose:
         """From an image, as `Objects.image` gives it, to what a network is tested on."""
@@ -237,29 +232,10 @@ class _Test(Dataset):
         return image, {"image_id": record.number, "size": size, "original_size": original}
 
 
-class _DetectionTrain:
-    def __init__(self, dataset: _Train, order: Order, place: Place, workers: int) -> None:
-        self.place, self.steps = place, Steps(order)
-        self.loader = worker_loader(dataset, self.steps, place, workers, together=_lists)
-
-    def __len__(self) -> int:
-        return len(self.steps.order)
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        self.steps.epoch, self.steps.start_step = epoch, start_step
-        return (_put(batch, self.place.device) for batch in self.loader)
-
-
-class _DetectionEval:
-    def __init__(self, dataset: _Test, shares: Shares, place: Place, workers: int) -> None:
-        self.place, self.loader = place, worker_loader(dataset, shares, place, workers, together=_lists)
+class _DetectionEval(WorkerEval):
+    def __init__(self, dataset: _Test, shares: Shares, place: Place, workers: int, **ways: Any) -> None:
+        super().__init__(dataset, shares, place, workers, **ways)
         self.objects = dataset.objects  # all that there is to find, in no process's share alone
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (_put(batch, self.place.device) for batch in self.loader)
 
 
 def _lists(samples: list[tuple[Tensor, Target]]) -> Batch:

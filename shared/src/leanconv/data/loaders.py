@@ -7,14 +7,14 @@ a step's global batch is drawn once, and each rank takes its own contiguous slic
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from leanconv import ranges
 from leanconv.data.order import Order, Place, Shares
-from leanconv.data.photographs import WorkerEval, WorkerTrain
+from leanconv.data.photographs import photograph_loaders
 from leanconv.data.tensors import TensorEval, TensorTrain
 
 if TYPE_CHECKING:
@@ -82,6 +82,12 @@ class Augment:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
+    def check_only(self, known: tuple[str, ...], kind: str) -> None:
+        """Raise a ValueError if it asks for more than images of a kind can have."""
+        odd = [f.name for f in fields(self) if f.name not in known and getattr(self, f.name) != f.default]
+        if odd:
+            raise ValueError(f"{kind} do not take {', '.join(odd)}: augment them by {', '.join(known)}")
+
 
 class TrainLoader(Protocol):
     """``len(loader)`` steps per epoch; the last incomplete batch is dropped."""
@@ -136,6 +142,4 @@ def make_loaders(
     size = image_size or data.image_size
     if data.train.images is not None and not augment.rand_augment:
         return TensorTrain(data, order, augment, size, place), TensorEval(data, shares, size, place)
-    return WorkerTrain(data, order, augment, size, place, workers), WorkerEval(
-        data, shares, augment, size, place, workers
-    )
+    return photograph_loaders(data, order, shares, augment, size, place, workers)

@@ -71,42 +71,66 @@ class Steps(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, index) for index in batch[self.order.share].tolist()]
 
 
+Together = Callable[[list[Any]], Any]  # samples -> a batch
+Put = Callable[[Any], Any]  # a batch -> the same where it is wanted
+
+
 class WorkerTrain:
-    def __init__(self, data: VisionData, order: Order, augment: Augment, size: int, place: Place, workers: int) -> None:
-        if augment.cutout:
-            raise ValueError("cutout is for images in memory without rand_augment; photographs take erase")
-        if augment.rotate or augment.shift or augment.shrink < 1:
-            raise ValueError("rotate, shift and shrink are for images in memory without rand_augment")
-        transform = _train_transform(data, augment, size)
-        self.place, self.steps = place, Steps(order)
-        self.loader = worker_loader(Transformed(data.train, transform, order.seed), self.steps, place, workers)
+    """Batches of a data set with keys (epoch, index), transformed by worker processes; a `loaders.TrainLoader`."""
+
+    def __init__(
+        self, dataset: Dataset, order: Order, place: Place, workers: int, *, together: Together | None = None,
+        put: Put | None = None,
+    ) -> None:  # fmt: skip
+        self.steps, self.put = Steps(order), put or (lambda batch: place.put(*batch))
+        self.loader = worker_loader(dataset, self.steps, place, workers, together)
 
     def __len__(self) -> int:
         return len(self.steps.order)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         self.steps.epoch, self.steps.start_step = epoch, start_step
-        for images, labels in self.loader:
-            yield self.place.put(images, labels)
+        for batch in self.loader:
+            yield self.put(batch)
 
 
 class WorkerEval:
+    """The same for one rank's share of a test split; a `loaders.EvalLoader`."""
+
     def __init__(
-        self, data: VisionData, shares: Shares, augment: Augment, size: int, place: Place, workers: int
-    ) -> None:
-        transform = create_transform(
-            (data.in_chans, size, size), interpolation=augment.interpolation, crop_pct=augment.eval_crop,
-            mean=data.mean, std=data.std,
-        )  # fmt: skip
-        self.place = place
-        self.loader = worker_loader(Transformed(data.test, transform, seed=0), shares, place, workers)
+        self, dataset: Dataset, shares: Shares, place: Place, workers: int, *, together: Together | None = None,
+        put: Put | None = None,
+    ) -> None:  # fmt: skip
+        self.put = put or (lambda batch: place.put(*batch))
+        self.loader = worker_loader(dataset, shares, place, workers, together)
 
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self.loader:
-            yield self.place.put(images, labels)
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            yield self.put(batch)
+
+
+def photograph_loaders(
+    data: VisionData, order: Order, shares: Shares, augment: Augment, size: int, place: Place, workers: int
+) -> tuple[WorkerTrain, WorkerEval]:
+    """Loaders of photographs and of what RandAugment needs as pictures.
+
+    Raises:
+        ValueError: `augment` asks for what such images cannot have.
+    """
+    if augment.cutout:
+        raise ValueError("cutout is for images in memory without rand_augment; photographs take erase")
+    if augment.rotate or augment.shift or augment.shrink < 1:
+        raise ValueError("rotate, shift and shrink are for images in memory without rand_augment")
+    train = Transformed(data.train, _train_transform(data, augment, size), order.seed)
+    transform = create_transform(
+        (data.in_chans, size, size), interpolation=augment.interpolation, crop_pct=augment.eval_crop,
+        mean=data.mean, std=data.std,
+    )  # fmt: skip
+    test = Transformed(data.test, transform, seed=0)
+    return WorkerTrain(train, order, place, workers), WorkerEval(test, shares, place, workers)
 
 
 def _train_transform(data: VisionData, augment: Augment, size: int) -> Callable[[Image.Image], Tensor]:

@@ -90,8 +90,19 @@ class Data:
         return 1 / self.num_classes if labels is None else labels.bincount().max().item() / len(labels)
 
 
+class Images(Data):
+    """Data whose examples are images."""
+
+    unit: ClassVar[str] = "images"
+    image_size: int
+
+    def input_size(self, image_size: int | None = None) -> tuple[int, ...]:
+        side = image_size or self.image_size
+        return self.in_chans, side, side
+
+
 @dataclass(frozen=True)
-class VisionData(Data):
+class VisionData(Images):
     """Images."""
 
     name: str
@@ -104,12 +115,6 @@ class VisionData(Data):
     train: Split
     test: Split
     val: Split | None = None
-
-    unit: ClassVar[str] = "images"
-
-    def input_size(self, image_size: int | None = None) -> tuple[int, ...]:
-        side = image_size or self.image_size
-        return self.in_chans, side, side
 
     def loaders(self, batch_size: int, **options: Any) -> tuple[TrainLoader, EvalLoader]:
         from leanconv.data.loaders import make_loaders

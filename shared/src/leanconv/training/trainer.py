@@ -157,8 +157,8 @@ class Trainer:
                 self.scaler.scale(loss).backward()
             self.losses += loss.detach()
             if self.data.task == "objects":
-                for name, part in found.items():
-                    self.parts[name] = self.parts.get(name, 0.0) + part.detach() / recipe.accumulate
+                for name, value in found.items():
+                    self.parts[name] = self.parts.get(name, 0.0) + value.detach() / recipe.accumulate
         if recipe.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_grad)
