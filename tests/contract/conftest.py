@@ -64,8 +64,3 @@ def _running(op: Op, device: str, backend: str, level: str) -> Iterator[str]:
         pytest.skip(missing)
     with cpu_level(op.package, level) if level else contextlib.nullcontext(), op.package.use_backend(backend):
         yield device
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)

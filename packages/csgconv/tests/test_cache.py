@@ -75,7 +75,7 @@ def test_codes_that_the_checksum_cannot_read_make_kernels_that_are_not_kept(made
 
 def test_training_between_evaluations(made):
     net = network()
-    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
     for _ in range(2):
         net.train()(X).square().mean().backward()
         optimizer.step()
