@@ -177,8 +177,13 @@ def test_growth_is_told_with_what_would_not_grow():
 
 @pytest.mark.filterwarnings("default")
 def test_nothing_that_fits_is_told():
-    with pytest.warns(UserWarning, match="changed nothing"):
+    with pytest.warns(UserWarning, match="changed nothing: 1 of 1 convolutions, the first convolution stays ordinary;"):
         convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), **SMALL)
+    layers = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 5)]
+    with pytest.warns(UserWarning, match=r"2 of 4 convolutions, kernel 1x1 is not .*; print\(model.convert_report\)"):
+        convert(nn.Sequential(*layers), **SMALL)
+    with pytest.warns(UserWarning, match="changed nothing: model has no nn.Conv2d"):
+        convert(nn.Linear(2, 2), **SMALL)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +195,8 @@ def test_nothing_that_fits_is_told():
         ({"slice_shape": (4, 4, 3)}, ValueError, "slice_shape must be four integers"),
         ({"where": "^7"}, ValueError, "selects none of the 2 layers that fit"),
         ({"model": 3}, TypeError, "model must be an nn.Module"),
+        ({"binary": "yes"}, TypeError, "binary must be True or False, but it is 'yes'"),
+        ({"skip_first": "no"}, TypeError, "skip_first must be True or False, but it is 'no'"),
     ],
 )
 def test_arguments_that_are_wrong(options, error, message):

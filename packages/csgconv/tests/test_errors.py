@@ -6,13 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from csgconv import CSGConv2d, SliceGenerator, functional
+from csgconv import CSGConv2d, SliceGenerator, functional, generators
 from csgconv.layouts import Layer
 from csgconv.modules import registered_generators
 
 
 def generator(**options) -> SliceGenerator:
     return SliceGenerator(4, (4, 4, 3, 3), **options)
+
+
+def layer(*arguments, **options) -> CSGConv2d:
+    return CSGConv2d(4, 4, 3, generator(layout="flat"), *arguments, **options)
 
 
 CASES = {
@@ -54,6 +58,36 @@ CASES = {
         AttributeError,
         "weight is made by the generator and cannot be set: write its codes",
     ),
+    "slices no sequence": (lambda: SliceGenerator(4, 12), TypeError, "slice_shape must be four .*, but it is 12"),
+    "slices of nothing": (lambda: SliceGenerator(4, (0, 4, 3, 3)), ValueError, r"slice_shape .* it is \(0, 4, 3, 3\)"),
+    "slices of floats": (lambda: SliceGenerator(4, (4.0, 4, 3, 3)), TypeError, r"slice_shape=.* integer, .* is 4\.0"),
+    "integers": (lambda: generator(dtype=torch.int32), TypeError, "dtype must be float32, .*, but it is torch.int32"),
+    "a dtype's name": (lambda: generator(dtype="float32"), TypeError, "dtype must be .*, but it is 'float32'"),
+    "binary as text": (lambda: generator(binary="yes"), TypeError, "binary must be True or False, but it is 'yes'"),
+    "a generator's bias as text": (lambda: generator(bias="no"), TypeError, "bias must be True or False, .* 'no'"),
+    "no layer": (lambda: generator().kernel(0), ValueError, "index=0 is that of no layer, .* 0: make a CSGConv2d"),
+    "rows of no layer": (lambda: layer().generator.rows(3), ValueError, "index=3 is .* has 1: give at most 0"),
+    "the place of no layer": (lambda: layer().generator.place(1), ValueError, "index=1 is that of no layer"),
+    "the last layer": (lambda: layer().generator.kernel(-1), ValueError, "index must be at least 0, but it is -1"),
+    "a layer by name": (lambda: layer().generator.kernel("a"), TypeError, "index must be an integer, but it is 'a'"),
+    "channels as text": (lambda: CSGConv2d("16", 4, 3, generator()), TypeError, "in_channels must be .*, .* '16'"),
+    "a kernel of volumes": (
+        lambda: CSGConv2d(4, 4, (3, 3, 3), generator()),
+        ValueError,
+        r"kernel_size must be one integer or a pair .*, but it is \(3, 3, 3\)",
+    ),
+    "no stride": (lambda: layer(0), ValueError, "stride must be at least 1, but it is 0"),
+    "a stride as text": (lambda: layer("1"), TypeError, "stride must be an integer, but it is '1'"),
+    "strides of volumes": (lambda: layer((1, 1, 1)), ValueError, r"stride must be .* pair .*, but it is \(1, 1, 1\)"),
+    "less padding than none": (lambda: layer(1, (1, -1)), ValueError, "padding must be at least 0, but it is -1"),
+    "unknown padding": (lambda: layer(1, "sane"), ValueError, "padding must be integers, 'same' or .*, .* 'sane'"),
+    "no dilation": (lambda: layer(1, 1, 0), ValueError, "dilation must be at least 1, but it is 0"),
+    "groups as text": (lambda: layer(groups="2"), TypeError, "groups must be an integer, but it is '2'"),
+    "a bias as text": (lambda: layer(bias="no"), TypeError, "bias must be True or False, but it is 'no'"),
+    "generators of no model": (lambda: generators(3), TypeError, "model must be an nn.Module, but it is a int"),
+    "x a text": (lambda: layer()("x"), TypeError, r"x must be a tensor of shape \(N, I, H, W\), but it is a str"),
+    "x an array": (lambda: layer()(torch.zeros(1, 4, 5, 5).numpy()), TypeError, "x must be a tensor .* a ndarray"),
+    "x nothing": (lambda: layer().requires_grad_(False)(None), TypeError, "x must be a tensor .* a NoneType"),
     "x elsewhere": (
         lambda: CSGConv2d(4, 4, 3, generator())(torch.zeros(1, 4, 5, 5, device="meta")),
         RuntimeError,

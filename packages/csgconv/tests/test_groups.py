@@ -90,9 +90,27 @@ def test_what_would_leave_something_out_is_refused():
     [
         ({"lr": "0.1"}, "lr must be a number, but it is '0.1'"),
         ({"lr": 0.1, "weight_decay": "none"}, "weight_decay must be a number, but it is 'none'"),
+        ({"lr": None}, "lr must be a number, but it is None"),
+        ({"lr": [0.1]}, r"lr must be a number, but it is \[0.1\]"),
+        ({"lr": 0.1, "lr_factors": {"weight": "2"}}, "the factor of 'weight' in lr_factors must be a number, .* '2'"),
+        ({"lr": 0.1, "lr_factors": {3: 2}}, r"lr_factors must be factors by regular expression, .*, not \{3: 2\}"),
         ({"lr": 0.1, "lr_factors": 3}, "lr_factors must be factors by regular expression, such as .*, not 3"),
     ],
 )
 def test_arguments_of_a_wrong_type(arguments, message):
     with pytest.raises(TypeError, match=message):
+        param_groups(nn.Linear(2, 2), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lr": -0.1}, "lr must not be negative, and finite, but it is -0.1"),
+        ({"lr": float("nan")}, "lr must not be negative, and finite, but it is nan"),
+        ({"lr": 0.1, "weight_decay": -1}, "weight_decay must not be negative, and finite, but it is -1"),
+        ({"lr": 0.1, "lr_factors": {"weight": -2}}, "the factor of 'weight' in lr_factors must not be negative"),
+    ],
+)
+def test_rates_that_no_optimizer_looks_at(arguments, message):
+    with pytest.raises(ValueError, match=message):
         param_groups(nn.Linear(2, 2), **arguments)

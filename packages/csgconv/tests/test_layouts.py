@@ -82,7 +82,7 @@ def test_layers_follow_each_other_in_a_table():
         ({"groups": 2}, "groups=2.*flat"),
         ({"layout": "rows"}, "layout must be one of raster, flat, tile, but it is 'rows'"),
         ({"slice_shape": (12, 12, 3)}, "slice_shape must be four integers"),
-        ({"shape": (0, 4, 3, 3)}, "shape must be at least 1"),
+        ({"shape": (0, 4, 3, 3)}, "^shape must be four integers of at least 1"),
     ],
     ids=lambda value: str(value)[:24],
 )

@@ -203,3 +203,23 @@ def test_without_timm_the_package_works_and_models_says_what_is_missing():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     wanted = "csgconv.models needs timm, which is not installed: run `pip install csgconv[models]`"
     assert done.stdout.strip() == wanted
+
+
+@pytest.mark.parametrize(
+    "name, bad, says",
+    [
+        ("csg_resnet20", {"depth": 41}, r"no option depth=41: help\(csgconv.models.csg_resnet20\) tells which it has"),
+        ("csg_shufflenetv2", {"depth": 41}, "csg_shufflenetv2 has no option depth=41"),
+        ("csg_deeplabv3", {"growth": "a"}, "csg_deeplabv3 has no option growth='a'"),
+        ("csg_densenet_bc", {"depth": "40"}, "depth must be an integer, but it is '40'"),
+        ("csg_resnet20", {"layers": 3}, "layers must have an entry for each stage in a tuple, but it is 3"),
+        ("csg_resnet20", {"channels": 16}, "channels must have an entry for each stage in a tuple, but it is 16"),
+        ("csg_resnet20", {"slice_shape": 12}, "slice_shape must be four integers .*, but it is 12"),
+        ("csg_resnet20", {"num_classes": "ten"}, "num_classes must be an integer, but it is 'ten'"),
+        ("csg_resnet20", {"generated": "no"}, "generated must be True or False, but it is 'no'"),
+        ("csg_resnet20", {"frozen": "no"}, "frozen must be True or False, but it is 'no'"),
+    ],
+)  # fmt: skip
+def test_options_that_are_none(name, bad, says):
+    with pytest.raises(TypeError, match=says):
+        getattr(csgconv.models, name)(device="meta", **bad)

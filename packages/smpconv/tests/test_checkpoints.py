@@ -229,7 +229,7 @@ def test_files_that_are_no_checkpoint(tmp_path):
     contents = {
         path.read_bytes(): "holds more than tensors, which to read is to run: only if you trust it, pass",
         b"<!DOCTYPE html><html>Sign in</html>": r"best\.pth is no checkpoint: it starts with b'<!DOCTYPE html><html>",
-        whole[: len(whole) // 2]: "is damaged or no checkpoint",
+        whole[: len(whole) // 2]: "is damaged or no checkpoint: it has no end",
     }
     for content, says in contents.items():
         path.write_bytes(content)

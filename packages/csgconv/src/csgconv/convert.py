@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ._common.checks import positive_int
+from ._common.checks import boolean, positive_int
 from ._common.convert import ConvertReport, Swap, brief, selector, walk
 from .export import altered
 from .fitting import fit_kernels_
@@ -88,6 +88,8 @@ def convert(
         raise ValueError(f"init must be one of {', '.join(map(repr, INITS))}, but it is {init!r}.")
     check_layout(layout)
     size, code_size = four_sizes("slice_shape", slice_shape), positive_int("code_size", code_size)
+    for option, value in (("bias", bias), ("binary", binary), ("skip_first", skip_first), ("inplace", inplace)):
+        boolean(option, value)
     if isinstance(model, nn.Module) and not inplace:
         model = copy.deepcopy(model)
     rule = _Rule(model, size, code_size, layout, finite=init == "lstsq", skip_first=skip_first, where=where)
@@ -111,8 +113,7 @@ def convert(
     report: ConvertReport = model.convert_report  # type: ignore[assignment]
     if not made:
         warnings.warn(
-            f"slice_shape={size} and layout={layout!r} found no layer that fits and changed nothing: "
-            "print(model.convert_report) says why.",
+            f"slice_shape={size} and layout={layout!r} found no layer that fits and changed nothing: {_why(report)}",
             stacklevel=2,
         )
         return model
@@ -207,6 +208,14 @@ def _generated(layer: nn.Conv2d, generator: SliceGenerator) -> CSGConv2d:
     )
     new.bias = layer.bias  # type: ignore[assignment]
     return new
+
+
+def _why(report: ConvertReport) -> str:
+    """Why no layer fits, by the reason that most of them have."""
+    if not report.left:
+        return "model has no nn.Conv2d."
+    reason, count = Counter(layer.reason for layer in report.left).most_common(1)[0]
+    return f"{count} of {len(report.left)} convolutions, {reason}; print(model.convert_report) says all."
 
 
 def _complete(report: ConvertReport, made: list[tuple[nn.Conv2d, CSGConv2d]], errors: list[float | None]) -> None:

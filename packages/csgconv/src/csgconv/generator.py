@@ -11,7 +11,7 @@ from torch import Tensor, is_grad_enabled, nn
 from torch.compiler import is_compiling
 from torch.nn.utils.parametrize import is_parametrized
 
-from ._common.checks import positive_int
+from ._common.checks import DTYPES, boolean, integer, positive_int
 from .bits import pack, unpack
 from .functional import cropped
 from .kept import LearningSet, RestingSet, ordinary, transformed
@@ -44,7 +44,9 @@ class SliceGenerator(nn.Module):
             networks do.
 
     Raises:
-        TypeError, ValueError: sizes that are no positive integers, an unknown layout or init.
+        TypeError: sizes that are no integers, a `bias` or `binary` that is neither True nor False, a dtype other than
+            float32, float64, float16 and bfloat16.
+        ValueError: sizes below 1, an unknown layout or init.
 
     Example:
         >>> generator = SliceGenerator(72, (12, 12, 3, 3))
@@ -74,7 +76,9 @@ class SliceGenerator(nn.Module):
         check_layout(layout)
         if init not in INITS:
             raise ValueError(f"init must be one of {', '.join(INITS)}, but it is {init!r}.")
-        self.layout, self.binary, self.init = layout, bool(binary), init
+        if not (dtype is None or dtype in DTYPES):
+            raise TypeError(f"dtype must be float32, float64, float16 or bfloat16 of torch, but it is {dtype!r}.")
+        bias, self.layout, self.binary, self.init = boolean("bias", bias), layout, boolean("binary", binary), init
         size, place = prod(self.slice_shape), {"device": device, "dtype": dtype}
         self._plan = Plan((), size)
         self._learning: LearningSet | None = None
@@ -97,12 +101,19 @@ class SliceGenerator(nn.Module):
 
     def rows(self, index: int) -> tuple[range, range]:
         """Rows of `codes` that belong to layer `index`: the live ones, the dead ones."""
-        return self._plan.ranges(index)
+        return self._plan.ranges(self._checked(index))
 
     def place(self, index: int) -> tuple[list[int], tuple[int, ...]]:
         """Layer `index` in a table of `csgconv.functional.crop` for the product of all codes; shape of its kernel."""
-        layer = self.layers[index]
+        layer = self.layers[self._checked(index)]
         return list(layer.entry(self._plan.first[index])), layer.shape
+
+    def _checked(self, index: int) -> int:
+        count = len(self.layers)
+        if integer("index", index, 0) >= count:
+            how = f"give at most {count - 1}" if count else "make a CSGConv2d with this generator first"
+            raise ValueError(f"index={index} is that of no layer, of which the generator has {count}: {how}.")
+        return index
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -155,7 +166,7 @@ class SliceGenerator(nn.Module):
 
     def kernel(self, index: int) -> Tensor:
         """The kernel of a layer; for reading only."""
-        return self._kernel(index, passing=False)
+        return self._kernel(self._checked(index), passing=False)
 
     def in_pass(self, index: int) -> Tensor:
         """The kernel of a layer that computes with it now: values are compared once for the layers of a pass."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import inf
 from types import NoneType
 from typing import Any
 
@@ -33,8 +34,9 @@ def param_groups(
             the last one counts. They win over what a module says of its parameters by a method `lr_factors()`.
 
     Raises:
-        TypeError: `model` is no module, `lr` or `weight_decay` no number, or `lr_factors` no mapping.
-        ValueError: a generator belongs to no layer of `model`, nothing learns, or an expression matches no name.
+        TypeError: `model` is no module, `lr`, `weight_decay` or a factor no number, or `lr_factors` no mapping.
+        ValueError: a number that is negative or not finite, a generator that belongs to no layer of `model`, nothing
+            that learns, or an expression that matches no name.
 
     Example:
         >>> layer = CSGConv2d(16, 32, 3, SliceGenerator(72, (12, 12, 3, 3)))
@@ -45,9 +47,9 @@ def param_groups(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, but it is a {type(model).__name__}.")
     for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-        if isinstance(value, str):
-            raise TypeError(f"{name} must be a number, but it is {value!r}.")
-    if not isinstance(lr_factors, (Mapping, NoneType)):
+        _check_rate(name, value)
+    sound = isinstance(lr_factors, (Mapping, NoneType))
+    if not sound or not all(isinstance(pattern, (str, re.Pattern)) for pattern in lr_factors or ()):
         raise TypeError(
             f"lr_factors must be factors by regular expression, such as {{'codes': 2}}, not {lr_factors!r}."
         )
@@ -57,6 +59,7 @@ def param_groups(
         raise ValueError("model has no parameter that learns: each has requires_grad=False.")
     factors = _factors(model)
     for pattern, factor in (lr_factors or {}).items():
+        _check_rate(f"the factor of {pattern!r} in lr_factors", factor)
         try:
             found = [name for name, _ in model.named_parameters() if re.search(pattern, name)]
         except re.error as error:
@@ -69,6 +72,14 @@ def param_groups(
         decay = weight_decay if decay_vectors or parameter.dim() > 1 else 0.0
         groups.setdefault((lr * factors.get(name, 1.0), decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def _check_rate(name: str, value: Any) -> None:
+    """Of a number that an optimizer does not look at, where it is that of a group."""
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, but it is {value!r}.")
+    if not 0 <= value < inf:
+        raise ValueError(f"{name} must not be negative, and finite, but it is {value!r}.")
 
 
 def _factors(model: nn.Module) -> dict[str, float]:

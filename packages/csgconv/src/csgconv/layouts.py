@@ -166,8 +166,16 @@ def check_layout(layout: Any) -> None:
 
 
 def four_sizes(name: str, value: Any) -> tuple[int, int, int, int]:
-    """`value` as four positive integers."""
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 4:
-        raise ValueError(f"{name} must be four integers such as (12, 12, 3, 3), but it is {value!r}.")
-    a, b, c, d = (positive_int(name, size) for size in value)
+    """`value` as four positive integers.
+
+    Raises:
+        TypeError: no sequence, or not of integers.
+        ValueError: not four, or below 1.
+    """
+    wanted = f"{name} must be four integers of at least 1, such as (12, 12, 3, 3), but it is {value!r}."
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(wanted)
+    if len(value) != 4 or 0 in value:
+        raise ValueError(wanted)
+    a, b, c, d = (positive_int(f"each of {name}={value!r}", size) for size in value)
     return a, b, c, d

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, conv2d, is_grad_enabled, nn
 from torch.compiler import is_compiling
 
-from ._common.checks import positive_int, positive_pair
+from ._common.checks import boolean, integer, positive_int, positive_pair
 from .functional import crop
 from .generator import SliceGenerator
 from .layouts import Layer
@@ -63,7 +63,13 @@ class CSGConv2d(nn.Module):
         if not isinstance(generator, SliceGenerator):
             raise TypeError(f"generator must be a SliceGenerator, but it is a {type(generator).__name__}.")
         positive_int("in_channels", in_channels), positive_int("out_channels", out_channels)
-        positive_pair("kernel_size", kernel_size)
+        positive_pair("kernel_size", kernel_size), positive_int("groups", groups)
+        for name, sizes in (("stride", stride), ("dilation", dilation)):
+            _check_sizes(name, sizes, 1)
+        if not isinstance(padding, str):
+            _check_sizes("padding", padding, 0)
+        elif padding not in ("same", "valid"):
+            raise ValueError(f"padding must be integers, 'same' or 'valid', but it is {padding!r}.")
         options: Any = (stride, padding, dilation, groups, False, padding_mode, "meta")
         plain = nn.Conv2d(in_channels, out_channels, kernel_size, *options)  # checks its arguments
         for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
@@ -72,7 +78,7 @@ class CSGConv2d(nn.Module):
         self.layout = generator.layout if layout is None else layout
         made = generator.codes
         place: Any = {"device": made.device if device is None else device, "dtype": dtype or made.dtype}
-        if bias and place["dtype"] != made.dtype:
+        if boolean("bias", bias) and place["dtype"] != made.dtype:
             raise ValueError(f"dtype is {dtype} but the generator makes kernels of {made.dtype}: choose one.")
         layer = Layer(tuple(plain.weight.shape), generator.slice_shape, self.layout, groups)  # type: ignore[arg-type]
         self.index = generator.add(layer)
@@ -96,12 +102,8 @@ class CSGConv2d(nn.Module):
         return self.generator.kernel(self.index)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, I, H, W) -> (N, O, H', W')
-        if type(x) is not Tensor and isinstance(
-            x, torch.fx.Proxy
-        ):  # one node that reads the parameters, where a kernel would be a constant
-            generator = self.generator
-            sources = generator.codes, generator.weight, generator.bias
-            return generated_conv2d(x, *sources, self.bias, *generator.place(self.index), *self._options())
+        if type(x) is not Tensor and not isinstance(x, Tensor):
+            return self._forward_traced(x)
         # What follows is written out, and around `nn.Module.__getattr__`: a network of one small image notices.
         own, weight, on_cpu = self.__dict__, None, x.is_cpu
         generator = own.get("generator") or self.generator
@@ -120,6 +122,15 @@ class CSGConv2d(nn.Module):
         if own["padding_mode"] != "zeros":
             return _conv2d(x, weight, self.bias, *self._options())
         return conv2d(x, weight, self.bias, own["stride"], own["padding"], own["dilation"], own["groups"])
+
+    def _forward_traced(self, x: Any) -> Tensor:
+        """Of a symbolic trace: one node that reads the parameters, where a kernel would be a constant."""
+        if not isinstance(x, torch.fx.Proxy):
+            raise TypeError(f"x must be a tensor of shape (N, I, H, W), but it is a {type(x).__name__}.")
+        generator = self.generator
+        sources = generator.codes, generator.weight, generator.bias
+        place: Any = generator.place(self.index)
+        return generated_conv2d(x, *sources, self.bias, *place, *self._options())  # type: ignore[arg-type]
 
     def _options(self) -> tuple[Any, ...]:
         margins = None if self.padding_mode == "zeros" else self._margins
@@ -168,8 +179,23 @@ def _conv2d(
 torch.fx.wrap("generated_conv2d")
 
 
+def _check_sizes(name: str, value: Any, least: int) -> None:
+    """One integer, or as many in a tuple as `nn.Conv2d` takes."""
+    sizes = value if isinstance(value, (tuple, list)) else (value,)
+    if len(sizes) not in (1, 2):
+        raise ValueError(f"{name} must be one integer or a pair (rows, columns), but it is {value!r}.")
+    for size in sizes:
+        integer(name, size, least)
+
+
 def generators(model: nn.Module) -> list[SliceGenerator]:
-    """All generators that make kernels in `model`, registered or not, in the order of their first layers."""
+    """All generators that make kernels in `model`, registered or not, in the order of their first layers.
+
+    Raises:
+        TypeError: `model` is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, but it is a {type(model).__name__}.")
     found: dict[SliceGenerator, None] = {}
     for module in model.modules():
         if isinstance(module, (CSGConv2d, SliceGenerator)):
@@ -181,9 +207,10 @@ def registered_generators(model: nn.Module) -> list[SliceGenerator]:
     """`generators`, all of which must be submodules of `model`.
 
     Raises:
+        TypeError: `model` is no module.
         ValueError: one is not, so that its parameters are none of the model's.
     """
-    modules, found = set(model.modules()), generators(model)
+    found, modules = generators(model), set(model.modules())
     for name, module in model.named_modules():
         if isinstance(module, CSGConv2d) and module.generator not in modules:
             raise ValueError(

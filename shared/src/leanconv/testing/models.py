@@ -64,8 +64,8 @@ def assert_refuses_what_is_no_checkpoint(load: Callable[[Path], object], checkpo
     contents = {
         with_objects: "holds more than tensors, which to read is to run: only if you trust it, pass what torch.load",
         b"<!DOCTYPE html><html>Sign in</html>": r"best\.pth is no checkpoint: it starts with b'<!DOCTYPE html><html>",
-        b"": "is no checkpoint",
-        whole[: len(whole) // 2]: "is damaged or no checkpoint",
+        b"": "is no checkpoint: it is empty",
+        whole[: len(whole) // 2]: "is damaged or no checkpoint: it has no end, so write or download it again",
         older[:30]: "is damaged or no checkpoint",
         saved([1, 2]): "holds a list",
     }

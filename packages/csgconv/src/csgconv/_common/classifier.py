@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .checks import integer
+
 
 class Classifier(nn.Module):
     """A network whose classifier can be read and replaced, as timm's can.
@@ -46,8 +48,10 @@ class Classifier(nn.Module):
             global_pool: one of `pools`, "" for no pooling; None keeps the present one.
 
         Raises:
-            ValueError: `global_pool` is something else.
+            TypeError: `num_classes` is no integer.
+            ValueError: `num_classes` is below 0, or `global_pool` something else.
         """
+        num_classes = integer("num_classes", num_classes, 0)
         if global_pool is not None:
             if global_pool not in self.pools:
                 raise ValueError(f"global_pool must be {' or '.join(map(repr, self.pools))}, got {global_pool!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import zipfile
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
@@ -25,7 +26,10 @@ def read(path: str | PathLike[str]) -> Mapping[str, Any]:
     with open(path, "rb") as file:
         start = file.read(24)
     if not start.startswith((b"PK", b"\x80")):  # a zip archive; a pickle, as torch wrote until version 1.6
-        raise ValueError(f"{path} is no checkpoint: it starts with {start!r}, so look at what was downloaded.")
+        how = f"starts with {start!r}" if start else "is empty"
+        raise ValueError(f"{path} is no checkpoint: it {how}, so look at what was downloaded.")
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):  # of which torch says more than anyone wants to read
+        raise ValueError(f"{path} is damaged or no checkpoint: it has no end, so write or download it again.")
     try:
         # Training scripts store their parsed command line beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):

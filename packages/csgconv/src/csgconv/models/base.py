@@ -101,8 +101,16 @@ def drop_path_rates(last: float, blocks: int) -> list[float]:
     return torch.linspace(0, last, blocks, device="cpu").tolist()
 
 
+def check_entries(name: str, values: Any) -> None:
+    """Raises where `values` are no tuple or list."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise TypeError(f"{name} must have an entry for each stage in a tuple, but it is {values!r}.")
+
+
 def check_stages(**sizes: Sequence[int]) -> None:
     """Raises where `sizes` have no entry of at least 1 for each stage, or not as many as one another."""
+    for name, values in sizes.items():
+        check_entries(name, values)
     same = len({len(values) for values in sizes.values()}) == 1
     if not same or not all(values and min(values) > 0 for values in sizes.values()):
         names, given = " and ".join(sizes), " and ".join(repr(tuple(values)) for values in sizes.values())

@@ -120,7 +120,7 @@ def csg_densenet_bc(pretrained: bool = False, *, depth: int = 40, **kwargs: Any)
     Raises:
         ValueError: an argument that does not fit.
     """
-    if depth < 10 or depth % 6 != 4:
+    if positive_int("depth", depth) < 10 or depth % 6 != 4:
         raise ValueError(f"depth must be 4 more than a multiple of 6, got {depth!r}")
     sizes = {"layers": ((depth - 4) // 6,) * 3, "code_size": 72, "slice_shape": (12, 12, 3, 3)}
     return create_staged(CSGDenseNet, "csg_densenet_bc", pretrained, **{**sizes, **kwargs})

@@ -54,7 +54,7 @@ def resnet(
     return model
 
 
-def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+def _create(name: str, pretrained: bool, /, **kwargs: Any) -> nn.Module:
     generator = {"code_size": 128, "slice_shape": (16, 16, 3, 3)}
     return create(resnet, name, pretrained, **{**generator, **_SIZES[name], **kwargs})
 

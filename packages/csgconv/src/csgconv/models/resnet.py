@@ -86,7 +86,7 @@ _DEPTHS = (20, 32, 44, 56, 110)
 default_cfgs = generate_default_cfgs({f"csg_resnet{depth}": cifar_cfg() for depth in _DEPTHS})
 
 
-def _create(depth: int, pretrained: bool, **kwargs: Any) -> nn.Module:
+def _create(depth: int, pretrained: bool, /, **kwargs: Any) -> nn.Module:
     sizes = {"layers": ((depth - 2) // 6,) * 3, "code_size": 72, "slice_shape": (12, 12, 3, 3)}
     return create_staged(CSGResNet, f"csg_resnet{depth}", pretrained, **{**sizes, **kwargs})
 

@@ -30,6 +30,17 @@ def integer(name: str, value: Any, least: int) -> int:
     return value if hasattr(value, "node") else int(value)  # a SymInt stays symbolic
 
 
+def boolean(name: str, value: Any) -> bool:
+    """Returns `value`, True or False or a number equal to one of them, as a `bool`.
+
+    Raises:
+        TypeError: something else, such as a text, of which "no" would be true.
+    """
+    if value not in (True, False):
+        raise TypeError(f"{name} must be True or False, but it is {value!r}.")
+    return bool(value)
+
+
 def positive_pair(name: str, value: Any) -> tuple[int, int]:
     """Returns `(rows, columns)` from one positive integer or a pair of them."""
     if isinstance(value, (tuple, list)):
