@@ -103,38 +103,19 @@ def card(ran: Recipe, *, planned: Recipe, kind: str) -> dict[str, Any]:
     return {"row": f"{name}{scratch}"}
 
 
-def backbones(texts: list[str]) -> dict[str, str]:
-    """ "csg=runs/b" as {"csg": "runs/b"}.
-
-    Raises:
-        ConfigError: it does not read so, or there is no such kind.
-    """
-    found = {}
-    for text in texts:
-        kind, equals, path = text.partition("=")
-        if kind not in KINDS or not equals or not path:
-            raise ConfigError(f"--backbone must read KIND=RUN, a kind being one of {', '.join(KINDS)}, got {text!r}")
-        found[kind] = path
-    return found
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", nargs="+", choices=KINDS, help="default: csg; for --smoke plain, csg and one")
     parser.add_argument(
         "--backbone", nargs="+", default=[], metavar="KIND=RUN", help="a run folder, checkpoint or file of weights"
     )
-    experiment.add_arguments(parser, out="runs/csgconv/voc")
+    experiment.add_arguments(parser, out="runs/csgconv/voc", folders=False)
     args = parser.parse_args()
+    kinds = args.kind or (SMOKE_KINDS if args.smoke else ["csg"])
     try:
-        starts = backbones(args.backbone)
+        starts = experiment.paths("--backbone", args.backbone, "KIND=RUN", KINDS, ("--kind", kinds))
     except ConfigError as error:
         parser.error(str(error))
-
-    kinds = args.kind or (SMOKE_KINDS if args.smoke else ["csg"])
-    idle = [kind for kind in starts if kind not in kinds]
-    if idle:
-        parser.error(f"--backbone {idle[0]}=... is for what does not run: --kind is {' '.join(kinds)}")
     plans: list[experiment.Plan] = []
     for kind in kinds:
         chosen = (smoke_recipe if args.smoke else recipe)(kind, starts.get(kind))

@@ -15,7 +15,7 @@ import classification
 import torch
 from torch import Tensor
 
-from leanconv.training import ConfigError, Recipe, checkpoint, experiment
+from leanconv.training import Recipe, checkpoint, experiment
 
 VARIANTS = tuple(classification.NARROW_KERNELS)
 RUNS = Path("runs/dwoconv1d")
@@ -59,7 +59,7 @@ def main(
     parser.add_argument(
         "--backbone", nargs="+", default=[], metavar="VARIANT=RUN_OR_FILE", help="classification weights to start from"
     )
-    experiment.add_arguments(parser, out)
+    experiment.add_arguments(parser, out, folders=False)
     args = parser.parse_args()
     variants = args.variant or (["1d", "2d"] if args.smoke else ["1d"])
     size = "tiny" if args.smoke else args.size
@@ -92,11 +92,11 @@ def starts(
         begun: A folder of runs to be resumed: they start from what they started from.
 
     Raises:
-        ConfigError: what is given does not read so, or is for a variant that does not run.
+        ConfigError: what is given does not read so, is for a variant that does not run, or for one twice.
         OSError: there is no such file, or no place to write to.
         ValueError: it holds other weights.
     """
-    wanted = _parsed(given, variants)
+    wanted = experiment.paths("--backbone", given, "VARIANT=RUN_OR_FILE", VARIANTS, ("--variant", variants))
     found = {}
     for variant in variants:
         kept = _kept(variant, begun) if variant not in wanted else None
@@ -110,20 +110,6 @@ def starts(
             continue
         found[variant] = str(_convert(Path(path), variant, smoke))
     return found
-
-
-def _parsed(given: Iterable[str], variants: Sequence[str]) -> dict[str, str]:
-    wanted = {}
-    for text in given:
-        variant, equals, path = text.partition("=")
-        if variant not in VARIANTS or not equals or not path:
-            raise ConfigError(
-                f"--backbone must read VARIANT=RUN_OR_FILE, a variant being one of {', '.join(VARIANTS)}, got {text!r}"
-            )
-        if variant not in variants:
-            raise ConfigError(f"--backbone {variant}=... is for what does not run: --variant is {' '.join(variants)}")
-        wanted[variant] = path
-    return wanted
 
 
 def _kept(variant: str, begun: Path | None) -> str | None:

@@ -39,7 +39,7 @@ from tqdm import tqdm
 from dwoconv1d.checkpoints import load_original
 from leanconv import environment, models, receptive, training
 from leanconv.data import catalogue, composites, sources
-from leanconv.training import checkpoint
+from leanconv.training import checkpoint, experiment
 from leanconv.training.run_folder import write_json
 
 NETWORKS = ("convnext_tiny_2d", "convnext_tiny_1d", "convnext_tiny_1dpp")
@@ -181,19 +181,8 @@ def table(rows: list[dict[str, Any]], title: str) -> str:
     return "\n".join([*lines, "", note]) + "\n"
 
 
-def named(texts: list[str], known: list[str]) -> dict[str, str]:
-    """ "resnet50=a.pth" as {"resnet50": "a.pth"}."""
-    found = {}
-    for text in texts:
-        name, equals, path = text.partition("=")
-        if name not in known or not equals or not path:
-            raise Problem(f"--weights must read NETWORK=FILE, a network being one of {', '.join(known)}, got {text!r}")
-        found[name] = path
-    return found
-
-
 def run(args: argparse.Namespace) -> None:
-    weights = named(args.weights, args.model)
+    weights = experiment.paths("--weights", args.weights, "NETWORK=FILE", args.model)
     subjects = [of_name(name, weights.get(name)) for name in args.model]
     subjects += [of_run(folder) for folder in args.run]
     found = chosen(pictures(args), args.images)

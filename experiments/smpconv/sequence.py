@@ -159,7 +159,7 @@ def main() -> int:
     parser.add_argument("--kind", nargs="+", choices=KINDS, help="default: smp; for --smoke with its twin")
     parser.add_argument("--drop-rate", type=float, default=0.0, metavar="SHARE", help="of the samples of series")
     parser.add_argument("--irregular", nargs="+", choices=("mask", "times"), default=["mask"])
-    experiment.add_arguments(parser, out="runs/smpconv/sequence")
+    experiment.add_arguments(parser, out="runs/smpconv/sequence", folders=False)
     args = parser.parse_args()
 
     plans: list[experiment.Plan] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leanconv.training import Interrupted, experiment
+from leanconv.training import ConfigError, Interrupted, experiment
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,3 +55,30 @@ def test_a_stopped_experiment_says_what_to_type(again, small, tmp_path, monkeypa
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert experiment.run([("a", small, lambda ran: {})], parser.parse_args(typed[2:])) == 130
     assert "the same launch with --resume goes on" in capsys.readouterr().err
+
+
+def test_what_a_flag_gives_by_name():
+    def paths(*texts):
+        return experiment.paths("--backbone", texts, "KIND=RUN", ("csg", "one", "plain"), ("--kind", ["csg", "plain"]))
+
+    assert paths() == {} and paths("csg=runs/a=b", "plain=c") == {"csg": "runs/a=b", "plain": "c"}
+    for texts, says in (
+        (["runs/a"], "--backbone must read KIND=RUN, a kind being one of csg, one, plain, got 'runs/a'"),
+        (["csg="], "--backbone must read KIND=RUN, .*, got 'csg='"),
+        (["two=a"], "--backbone must read KIND=RUN, .*, got 'two=a'"),
+        (["csg=a", "one=b"], "--backbone one=... is for what does not run: --kind is csg plain"),
+        (["csg=a", "csg=b"], "--backbone csg=... is given twice, 'a' and 'b'"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            paths(*texts)
+    assert experiment.paths("--weights", ["b=c"], "NETWORK=FILE", ["b"]) == {"b": "c"}
+
+
+@pytest.mark.parametrize("folders", [True, False])
+def test_help_names_image_folders_where_they_are_of_use(folders, capsys):
+    parser = argparse.ArgumentParser()
+    experiment.add_arguments(parser, out="nowhere", folders=folders)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "one with it under its name (imagenet/" in said and ("data=imagefolder" in said) == folders

@@ -8,7 +8,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,15 @@ from leanconv.training.world import join
 Plan = tuple[str, Recipe, Callable[[Recipe], dict[str, Any]]]
 
 
-def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
-    """Add the flags that every experiment takes."""
+def add_arguments(parser: argparse.ArgumentParser, out: str, *, folders: bool = True) -> None:
+    """Add the flags that every experiment takes; ``folders`` says that it may train on one's own folders of images."""
+    own = "; a folder of your own images, one in it for each class, also needs --set data=imagefolder"
     parser.add_argument("--smoke", action="store_true", help="a small network on real data, minutes on two cores")
     parser.add_argument(
         "--data",
         metavar="PATH",
-        help="the data set's folder, or one with it under its name (imagenet/, coco/, ADEChallengeData2016/, ...); "
-        "a folder of your own images also needs --set data=imagefolder",
+        help="the data set's folder, or one with it under its name (imagenet/, coco/, ADEChallengeData2016/, ...)"
+        f"{own if folders else ''}",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"for run folders and report (default: {out}-TIME)")
     parser.add_argument(
@@ -42,6 +43,36 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend", help="change the recipe")
     parser.set_defaults(default_out=Path(out))
+
+
+def paths(
+    flag: str, texts: Iterable[str], reads: str, known: Iterable[str], running: tuple[str, Sequence[str]] | None = None
+) -> dict[str, str]:
+    """What a flag gives for some of several names: ``["csg=runs/b"]`` as ``{"csg": "runs/b"}``.
+
+    Args:
+        flag: Its name, for the messages.
+        texts: What was given.
+        reads: What each must read, such as "KIND=RUN".
+        known: The names that there are.
+        running: The flag that chooses among the names, and those that it chose.
+
+    Raises:
+        ConfigError: a text that does not read so, a name that there is not or that does not run, or one twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if name not in known or not equals or not path:
+            what = reads.partition("=")[0].lower()
+            raise ConfigError(f"{flag} must read {reads}, a {what} being one of {', '.join(known)}, got {text!r}")
+        if running and name not in running[1]:
+            chosen = f"{running[0]} is {' '.join(running[1])}"
+            raise ConfigError(f"{flag} {name}=... is for what does not run: {chosen}")
+        if name in found:
+            raise ConfigError(f"{flag} {name}=... is given twice, {found[name]!r} and {path!r}")
+        found[name] = path
+    return found
 
 
 def run(
