@@ -79,19 +79,54 @@ def test_only_the_first_process_writes_and_speaks(pair):
     assert (two / "summary.json").is_file()
 
 
-def test_a_folder_that_one_process_alone_sees_is_not_resumed(pair, tmp_path):
-    script = tmp_path / "resume.py"
-    script.write_text(
-        "import os, pathlib, sys\n"
-        "from leanconv import training\n"
-        "here, run = int(os.environ['RANK']) == 0, pathlib.Path(sys.argv[1])\n"
-        "out = run if here else run.with_name('elsewhere')\n"
-        "training.fit(None, training.run_folder.read_recipe(run), out=out, resume=True, device='cpu')\n"
-    )
-    command = [*TORCHRUN[:-2], script, pair[1]]
+STOPPED = """
+import os, pathlib, signal, sys
+from leanconv import training
+from leanconv.training.world import join
+
+folder = pathlib.Path(sys.argv[1])
+recipe = training.run_folder.read_recipe(folder)
+
+
+def stop(network, step, steps, run):
+    if step == 9:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+with join("cpu") as world:
+    training.fit(None, recipe, out=folder / "whole", device="cpu")
+    try:
+        training.fit(None, recipe, out=folder / "stopped", device="cpu", watch=stop)
+    except training.Interrupted:
+        training.fit(None, recipe, out=folder / "stopped", resume=True, device="cpu")
+    training.fit(None, recipe, out=folder / ("whole" if world.main else "elsewhere"), resume=True, device="cpu")
+"""
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run as it is, the same stopped and resumed between two lines of its log, and what is said in the end."""
+    folder = tmp_path_factory.mktemp("stopped")
+    (folder / "script.py").write_text(STOPPED)
+    recipe = RECIPE.override({"epochs": 1, "batch_size": 16, "log_every": 8})
+    run_folder.write_json(folder / "recipe.json", recipe.to_dict())
+    command = [*TORCHRUN[:-2], folder / "script.py", folder]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
     assert done.returncode != 0
-    assert "ConfigError: the processes would resume after different steps, 0 to 20" in done.stderr
+    return folder / "whole", folder / "stopped", done.stderr
+
+
+def test_losses_after_a_resume_are_those_of_all_processes(stopped):
+    whole, resumed = (run_folder.read_metrics(run) for run in stopped[:2])
+    assert "resumed after step 10" in (stopped[1] / "run.log").read_text()
+    for wanted, found in zip(whole, resumed, strict=True):
+        assert found["step"] == wanted["step"] and found.keys() == wanted.keys()
+        for name in wanted.keys() & {"loss", "train_loss", "val_loss"}:
+            assert found[name] == pytest.approx(wanted[name], rel=1e-6)
+
+
+def test_a_folder_that_one_process_alone_sees_is_not_resumed(stopped):
+    assert "ConfigError: the processes would resume after different steps, 0 to 20" in stopped[2]
 
 
 def test_ctrl_c_stops_all_processes_after_the_same_step(tmp_path):

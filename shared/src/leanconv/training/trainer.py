@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from leanconv import environment, profiling
 from leanconv.data import Data
-from leanconv.training import build, checkpoint, dense, detection
+from leanconv.training import build, checkpoint, dense, detection, state
 from leanconv.training.evaluation import evaluate, evaluate_views
 from leanconv.training.groups import after_steps
 from leanconv.training.recipe import ConfigError, Recipe
@@ -31,7 +31,7 @@ log = logging.getLogger("leanconv")
 # Told the network, the step, the steps in all and the run's folder: before the first step and after each one.
 Watch = Callable[[nn.Module, int, int, Path], None]
 
-STOP_EVERY = 10  # steps between votes on stopping; each vote of several processes costs a round trip
+VOTE_EVERY = 10  # steps between votes on stopping and saving; each vote of several processes costs a round trip
 
 
 class Diverged(RuntimeError):
@@ -191,16 +191,20 @@ class Trainer:
 
     def _save_or_stop(self) -> None:
         ended = self.step % self.steps == 0
-        if (self.world.size == 1 or ended or self.step % STOP_EVERY == 0) and self.world.any(self.interrupt.asked):
+        if self.world.size > 1 and not ended and self.step % VOTE_EVERY:
+            return
+        due = not ended and time.monotonic() - self._saved > self.recipe.save_seconds  # an epoch's end saves by itself
+        # What one process wants, all do: 1 is to save, 2 to save and stop.
+        _, wanted = self.world.extremes(2 if self.interrupt.asked else int(due))
+        if wanted:
             self._save()
+        if wanted == 2:
             self.folder.draw()
             self.world.barrier()
             raise Interrupted(
                 f"stopped after step {self.step}, in epoch {self._epoch()}; "
                 f"`leanconv train --resume {self.folder.path}` continues exactly there"
             )
-        if time.monotonic() - self._saved > self.recipe.save_seconds and not ended:  # an epoch's end saves by itself
-            self._save()
 
     def _end_epoch(self) -> None:
         epoch = self.step // self.steps
@@ -220,7 +224,7 @@ class Trainer:
         if score > self.best:
             self.best, self.picked = score, test
             if self.world.main:
-                checkpoint.save(self._weights(), self.folder.path / checkpoint.BEST)
+                checkpoint.save(state.weights(self), self.folder.path / checkpoint.BEST)
         self._save()
         self.folder.draw()
         keys = ("train_loss", "val_loss", self.data.score, f"ema_{self.data.score}")
@@ -287,31 +291,18 @@ class Trainer:
 
     # State -------------------------------------------------------------------------------------------------------
 
-    def _weights(self) -> dict[str, Any]:
-        ema = self.ema.module.state_dict() if self.ema else None
-        return {"model": self.network.state_dict(), "ema": ema, "step": self.step, "best": self.best}
-
     def _save(self) -> None:
+        """By all processes together: the file holds means over them."""
         self._saved = time.monotonic()
-        if not (self.world.main and torch.isfinite(self.losses).all()):  # never keep what a NaN may have reached
-            return
-        state = self._weights() | {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "evaluated": self.evaluated,
-            "picked": self.picked,
-            "losses": self.losses,
-            "parts": self.parts,
-            "scores": self.scores,
-            "seconds": self.seconds + time.monotonic() - self._clock,
-            "card": self.card,
-        }
-        checkpoint.save(state, self.folder.path / checkpoint.LAST)
+        kept = state.gather(self)
+        if self.world.main and torch.isfinite(kept["losses"]).all():  # never keep what a NaN may have reached
+            checkpoint.save(kept, self.folder.path / checkpoint.LAST)
 
     def _restore(self) -> None:
         path = self.folder.path / checkpoint.LAST
         if path.is_file():
-            self._load(path)
+            state.put(checkpoint.load(path, self.world.device), self)
+            self.folder.rewind(self.step, self.evaluated)
             self._say(f"resumed after step {self.step}")
         else:
             self.folder.rewind(-1, -1)
@@ -321,20 +312,6 @@ class Trainer:
                 f"the processes would resume after different steps, {first} to {last}: every machine must see "
                 f"{self.folder.path} with the same {checkpoint.LAST}"
             )
-
-    def _load(self, path: Path) -> None:
-        state = checkpoint.load(path, self.world.device)
-        self.network.load_state_dict(state["model"])
-        if self.ema:
-            self.ema.module.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step, self.evaluated = state["step"], state["evaluated"]
-        self.best, self.picked = state["best"], state["picked"]
-        self.losses, self.seconds = state["losses"].to(self.world.device), state["seconds"]
-        self.scores, self.card = state["scores"], self.card or state["card"]
-        self.parts = state.get("parts", {})  # runs of before there was detection have none
-        self.folder.rewind(self.step, self.evaluated)
 
     def _say(self, text: str, level: int = logging.INFO) -> None:
         if self.world.main:
