@@ -17,9 +17,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from leanconv import environment, profiling
 from leanconv.data import Data
-from leanconv.training import build, checkpoint, dense, detection, state
+from leanconv.training import build, checkpoint, dense, detection, state, summary
 from leanconv.training.evaluation import evaluate, evaluate_views
 from leanconv.training.groups import after_steps
 from leanconv.training.recipe import ConfigError, Recipe
@@ -112,9 +111,9 @@ class Trainer:
             if self.step == total:
                 break
             self._train_epoch()
-        summary = self._summary()
-        self.folder.finish(summary)
-        return summary
+        found = summary.of(self)
+        self.folder.finish(found)
+        return found
 
     def _train_epoch(self) -> None:
         epoch, done = divmod(self.step, self.steps)
@@ -254,40 +253,6 @@ class Trainer:
                 found |= losses
                 scores |= {prefix + key: value for key, value in found.items()}
         return scores
-
-    def _summary(self) -> dict[str, Any]:
-        recipe = self.recipe
-        size = self.data.input_size(recipe.image_size)
-        counts = profiling.count(self.network, size)
-        score = self.data.score
-        best = (
-            {f"best_test_{score}": self.best}  # chosen by the test examples: not a result
-            if self.val_loader is None
-            else {f"best_validation_{score}": self.best, f"picked_{score}": self.picked}
-        )
-        return {
-            "model": recipe.model,
-            "data": self.data.name,
-            "data_source": self.data.source,
-            "train_images": len(self.data.train),
-            "test_images": len(self.data.test),
-            "validation_images": 0 if self.data.val is None else len(self.data.val),
-            "unit": self.data.unit,
-            "score": score,
-            "image_size": size[-1],
-            "chance": self.data.chance(),
-            "epochs": recipe.epochs,
-            "seed": recipe.seed,
-            "params": counts.params,
-            "macs": counts.macs,
-            **self.scores,
-            **best,
-            "seconds": self.seconds,
-            "hardware": environment.hardware(self.world.device),
-            "processes": self.world.size,
-            "environment": environment.describe(),
-            **self.card,
-        }
 
     # State -------------------------------------------------------------------------------------------------------
 
