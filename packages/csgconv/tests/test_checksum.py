@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -67,7 +71,7 @@ def test_every_change_is_seen(checksum, dtype, change):
 
 @by_dtype()
 def test_every_bit_counts(checksum, dtype):
-    weight = draw(dtype, 131)  # more than a block of 1024 bytes where numbers have 8, and an odd rest
+    weight = draw(dtype, 131)  # more than a row of 64 words, and an odd rest
     codes, found = weight[:0], set()
     bits = weight.view(BITS[weight.element_size()])
     for number in (0, 1, 63, 64, 127, 128, 130):
@@ -78,6 +82,36 @@ def test_every_bit_counts(checksum, dtype):
             bits[number] ^= mask
     found.add(checksum(codes, weight, None))
     assert len(found) == 7 * 8 * weight.element_size() + 1
+
+
+def test_no_two_bits_of_a_column_cancel(checksum):
+    """Words that follow one another there stand 64 words apart."""
+    weight = draw(torch.float32, 400)
+    bits, found = weight.view(torch.int32), {checksum(weight[:0], weight, None)}
+    masks = torch.tensor(1).bitwise_left_shift(torch.arange(32)).to(torch.int32)
+    for first in range(0, 32, 3):
+        for second in range(32):
+            bits[100] ^= masks[first]
+            bits[164] ^= masks[second]
+            found.add(checksum(weight[:0], weight, None))
+            bits[100] ^= masks[first]
+            bits[164] ^= masks[second]
+    assert len(found) == 11 * 32 + 1
+
+
+@pytest.mark.skipif(bool(ops.backends.why["cpu"]), reason="needs the native CPU kernels")
+@pytest.mark.parametrize("level", ["baseline", "avx2"])
+def test_every_instruction_set_gives_the_same(level):
+    """A process of its own each, as the level is taken when the library is loaded."""
+    program = (
+        "import torch, csgconv\n"
+        "values = torch.arange(20011, dtype=torch.float32).sin()\n"
+        "print(torch.ops.csgconv.checksum(values[:5000], values, None))"
+    )
+    values = torch.arange(20011, dtype=torch.float32).sin()
+    environment = {**os.environ, "CSGCONV_CPU_LEVEL": level}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == reference.checksum(values[:5000], values, None)
 
 
 def test_where_values_stand_counts(checksum):
@@ -92,7 +126,7 @@ def test_where_values_stand_counts(checksum):
 @by_dtype()
 @pytest.mark.skipif(bool(ops.backends.why["cpu"]), reason="needs the native CPU kernels")
 def test_native_is_the_reference(dtype):
-    for rows, d, p in ((0, 3, 4), (5, 7, 9), (16, 8, 8), (33, 17, 129)):
+    for rows, d, p in ((0, 3, 4), (5, 7, 9), (16, 8, 8), (33, 17, 129), (70, 90, 100)):
         codes, weight, bias = draw(dtype, rows, d), draw(dtype, p, d), draw(dtype, p)
         for given in ((codes, weight, bias), (codes.t().contiguous().t(), weight, None)):
             assert torch.ops.csgconv.checksum(*given) == reference.checksum(*given)

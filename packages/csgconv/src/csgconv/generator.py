@@ -162,11 +162,13 @@ class SliceGenerator(nn.Module):
 
     def kernels(self) -> tuple[Tensor, ...]:
         """The kernels of all layers, in their order, made together; differentiable, to the bit what layers use."""
-        return tuple(self.in_pass(index) for index in range(len(self.layers)))
+        found = (self.in_pass(index) for index in range(len(self.layers)))
+        return tuple(kernel if kernel.requires_grad else kernel.clone() for kernel in found)
 
     def kernel(self, index: int) -> Tensor:
-        """The kernel of a layer; for reading only."""
-        return self._kernel(self._checked(index), passing=False)
+        """The kernel of a layer, or a copy of the one that is kept: writing to it changes no layer."""
+        kernel = self._kernel(self._checked(index), passing=False)
+        return kernel if kernel.requires_grad else kernel.clone()
 
     def in_pass(self, index: int) -> Tensor:
         """The kernel of a layer that computes with it now: values are compared once for the layers of a pass."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils import _python_dispatch
 
 from . import ops
 from ._common.checks import DTYPES
@@ -115,8 +116,9 @@ class RestingSet(KernelSet):
         with torch.inference_mode(False), torch.no_grad():
             super().__init__(sources, dtype, kernels(plan, sources, dtype))
         codes = sources[0]
-        self.device, self.on_cpu, self.cast = codes.device.type, codes.is_cpu, dtype != codes.dtype or codes.is_meta
+        self.device, self.cast = codes.device.type, dtype != codes.dtype or codes.is_meta
         self.look()
+        self.codes_version, self.weight_version, self.bias_version = self.versions
         self.parameters = owner._parameters
         self.weights = owner._buffers if owner.binary else owner._parameters
         self.bits = owner.get_buffer("bits") if owner.binary else None
@@ -127,30 +129,30 @@ class RestingSet(KernelSet):
     def at_once(self, index: int) -> Tensor | None:
         """The kernel of a layer in a pass without gradients: the usual case, seen quickly; None in any other.
 
-        Written out, as every layer asks. Where autocast begins within a round, the convolution itself casts the kernel.
+        Written out, as every layer asks. What is left out is asked when a round begins. Where autocast begins within
+        one, the convolution itself casts the kernel; to a function that torch transforms within one the kernel is a
+        constant, as parameters that are transformed are others than those registered.
         """
-        kernel, registered = self.kernels[index], self.parameters
+        registered = self.parameters
         codes, weight, bias = self.sources
         if (
             self.cast
-            or self.versions != (codes._version, weight._version, 0 if bias is None else bias._version)
             or registered.get("codes") is not codes
+            or codes._version != self.codes_version
             or self.weights.get("weight") is not weight
+            or weight._version != self.weight_version
             or registered.get("bias") is not bias
+            or (bias is not None and bias._version != self.bias_version)
             or (self.bits is not None and self.bits._version != self.unpacked)
-            or kernel._version != self.kernel_versions[index]
-            or _modes()
-            or _tracing()
-            or _interpreters() is not None
-            or forward_ad._current_level >= 0
+            or _python_dispatch._is_in_torch_dispatch_mode
         ):
             return None
         if index != self.next:
-            if _autocast(self.device) or not self.holds():
+            if transformed() or _autocast(self.device) or not self.holds():
                 return None
             self.go_on(index)
         self.next = self.following[index]
-        return kernel
+        return self.kernels[index]
 
     def go_on(self, index: int) -> None:
         """After the kernel of a layer was given in a pass of the network."""

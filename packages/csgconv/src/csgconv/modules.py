@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, conv2d, is_grad_enabled, nn
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 
 from ._common.checks import boolean, integer, positive_int, positive_pair
 from .functional import crop
@@ -105,23 +105,31 @@ class CSGConv2d(nn.Module):
         if type(x) is not Tensor and not isinstance(x, Tensor):
             return self._forward_traced(x)
         # What follows is written out, and around `nn.Module.__getattr__`: a network of one small image notices.
-        own, weight, on_cpu = self.__dict__, None, x.is_cpu
+        own, weight = self.__dict__, None
         generator = own.get("generator") or self.generator
-        if not is_compiling() and not is_grad_enabled():
+        if not is_grad_enabled() and not is_dynamo_compiling():
             resting = generator.__dict__["_resting"]
-            if resting is not None and resting.on_cpu is on_cpu:
+            if resting is not None:
                 weight = resting.at_once(own["index"])
         if weight is None:
             weight = generator.in_pass(own["index"])
-            on_cpu = on_cpu and weight.is_cpu
-        if not on_cpu and x.device != weight.device:
-            raise RuntimeError(
-                f"x is on {x.device} but the generator is on {weight.device}: move the whole network, and use "
-                "DistributedDataParallel in place of DataParallel."
-            )
-        if own["padding_mode"] != "zeros":
-            return _conv2d(x, weight, self.bias, *self._options())
-        return conv2d(x, weight, self.bias, own["stride"], own["padding"], own["dilation"], own["groups"])
+            if x.device != weight.device:
+                raise _elsewhere(x, weight)
+        try:
+            if own["padding_mode"] != "zeros":
+                return _conv2d(x, weight, self.bias, *self._options())
+            return conv2d(x, weight, self.bias, own["stride"], own["padding"], own["dilation"], own["groups"])
+        except RuntimeError:
+            if x.device != weight.device:
+                raise _elsewhere(x, weight) from None
+            raise
+
+    def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What `nn.Module` calls in place of `forward` while `torch.jit.trace` looks on: no kernel is a constant."""
+        resting = self.generator._resting
+        if resting is not None:
+            resting.next = -1
+        return super()._slow_forward(*args, **kwargs)
 
     def _forward_traced(self, x: Any) -> Tensor:
         """Of a symbolic trace: one node that reads the parameters, where a kernel would be a constant."""
@@ -142,6 +150,13 @@ class CSGConv2d(nn.Module):
         values = {name: getattr(self, name) for name in defaults}
         text += "".join(f", {name}={value!r}" for name, value in values.items() if value != defaults[name])
         return text if self.bias is not None else f"{text}, bias=False"
+
+
+def _elsewhere(x: Tensor, weight: Tensor) -> RuntimeError:
+    return RuntimeError(
+        f"x is on {x.device} but the generator is on {weight.device}: move the whole network, and use "
+        "DistributedDataParallel in place of DataParallel."
+    )
 
 
 def generated_conv2d(

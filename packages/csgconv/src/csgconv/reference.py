@@ -71,15 +71,18 @@ def positions(layers: Sequence[int], device: torch.device | str | None = None) -
     return torch.cat(found)
 
 
-FACTOR, START, COLUMNS, STEPS = 0x9FB21C651E98DF25, 0x9E3779B97F4A7C15, 8, 16
+LOW = 2**32 - 1
+FACTOR, MIX, COLUMNS, STEPS = 0x9E3779B1, (0x85EBCA6B, 0xC2B2AE35), 64, 64
+LAST = 0x9FB21C651E98DF25
 
 
 def checksum(codes: Tensor, weight: Tensor, bias: Tensor | None) -> int:
-    """64 bits that change when one word of 64 bits does, and else stay with a chance of 2^-64: of bytes, not numbers.
+    """64 bits that change when one word of 32 bits does, and else stay with a chance of about 2^-32: of bytes, not
+    numbers.
 
-    The words, zeros after the last, go in columns of 16, of which each has a state h that starts with its number c:
+    The words, zeros after the last, go in columns of 64, of which each has a state h that starts with its number c:
 
-        h = (c + 1) START,    h <- rot(h ^ word, 29) FACTOR for each of its words       modulo 2^64
+        h = (c + 1) FACTOR,    h <- h ^ word,  h <- (h ^ h >> 15) FACTOR for each of its words       modulo 2^32
 
     The states of all columns, well mixed, are added up.
     """
@@ -88,31 +91,18 @@ def checksum(codes: Tensor, weight: Tensor, bias: Tensor | None) -> int:
         if t is None:
             continue
         data = t.detach().contiguous().view(-1).view(torch.uint8)
-        size, block = data.numel(), COLUMNS * STEPS * 8
-        words = F.pad(data, (0, -size % block)).view(torch.int64).view(-1, STEPS, COLUMNS)
+        size, block = data.numel(), COLUMNS * STEPS * 4
+        words = F.pad(data, (0, -size % block)).view(torch.int32).view(-1, STEPS, COLUMNS).to(torch.int64) & LOW
         count = words.shape[0] * COLUMNS
-        state = (torch.arange(1, count + 1, device=t.device) * _signed(START)).view(-1, COLUMNS)
+        state = (torch.arange(1, count + 1, device=t.device) * FACTOR & LOW).view(-1, COLUMNS)
         for step in range(STEPS):
             state = state ^ words[:, step]
-            state = ((state << 29) | _shifted(state, 35)) * _signed(FACTOR)
-        sum_ = int(_mixed(state).sum()) if count else 0
-        after = torch.tensor(_signed((total ^ sum_) + START * size), device="cpu")
-        total = int(_mixed(after))
-    return total
-
-
-def _signed(number: int) -> int:
-    """The integer of 64 bits, with a sign as torch has them."""
-    return (number + 2**63) % 2**64 - 2**63
-
-
-def _shifted(words: Tensor, by: int) -> Tensor:
-    """To the right, with zeros from the left."""
-    return (words >> by) & (2 ** (64 - by) - 1)
-
-
-def _mixed(words: Tensor) -> Tensor:
-    """One to one, every bit of the result depending on all of the words'."""
-    words = (words ^ _shifted(words, 32)) * _signed(FACTOR)
-    words = (words ^ _shifted(words, 29)) * _signed(FACTOR)
-    return words ^ _shifted(words, 32)
+            state = (state ^ state >> 15) * FACTOR & LOW
+        for shift, factor in zip((16, 13), MIX):
+            state = (state ^ state >> shift) * factor & LOW
+        sum_ = int((state ^ state >> 16).sum())
+        total = (total ^ sum_) + LAST * size & 2**64 - 1
+        for shift in (32, 29):
+            total = (total ^ total >> shift) * LAST & 2**64 - 1
+        total ^= total >> 32
+    return (total + 2**63) % 2**64 - 2**63  # with a sign, as the op has it
