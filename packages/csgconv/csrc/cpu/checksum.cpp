@@ -1,6 +1,6 @@
-// Words go in 64 columns: four vectors of 64 bytes on AVX-512, so that none waits for its own multiplication and reading
-// the values is what takes the time. Every step of a column maps its state one to one, whatever the word, and its state
-// depends on every word one to one: a change of a single word always shows.
+// Words go in 64 columns: four vectors of 64 bytes on AVX-512, so that none waits for its own multiplication and
+// reading the values is what takes the time. Every step of a column maps its state one to one, whatever the word, and
+// its state depends on every word one to one: a change of a single word always shows.
 #include "cpu/checksum.h"
 
 #include <cstring>
