@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from scripts import run, script
+from scripts import refused, run, script
 
 from leanconv import models
 from leanconv.data import DataNotFound, load
@@ -72,8 +72,9 @@ def test_a_backbone_is_where_a_kind_starts():
 
 
 def test_a_backbone_for_a_kind_that_does_not_run_is_refused(tmp_path):
-    done = run("csgconv/voc", "--smoke", "--kind", "csg", "--backbone", "plain=a", "--out", tmp_path / "out", code=2)
-    assert done.stderr.endswith("error: --backbone plain=... is for what does not run: --kind is csg\n")
+    flags = ["--smoke", "--kind", "csg", "--backbone", "plain=a", "--out", tmp_path / "out"]
+    said = refused("csgconv/voc", *flags, code=2)
+    assert said.endswith("error: --backbone plain=... is for what does not run: --kind is csg\n")
     assert not (tmp_path / "out").exists()
 
 

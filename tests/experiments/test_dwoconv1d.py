@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from scripts import FEW, run, script
+from scripts import FEW, refused, run, script
 
 
 def test_dwoconv1d_recipes_are_the_papers():
@@ -62,8 +62,8 @@ def test_classification_names_what_ran_and_keeps_the_papers_numbers_to_its_netwo
 
 
 def test_classification_without_data_says_what_to_give(tmp_path):
-    done = run("dwoconv1d/classification", "--out", tmp_path, code=1)
-    assert done.stderr.splitlines()[-1].startswith("give --data PATH")
+    said = refused("dwoconv1d/classification", "--out", tmp_path, code=1)
+    assert said.splitlines()[-1].startswith("give --data PATH")
 
 
 def test_runtime_smoke_stands_beside_the_paper(tmp_path):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from scripts import run, script
+from scripts import refused, run, script
 
 from leanconv import models
 from leanconv.data import DataNotFound, load
@@ -114,8 +114,8 @@ def test_what_cannot_start_a_backbone_is_refused(tmp_path, monkeypatch, capsys):
 def test_missing_annotations_are_named(tmp_path):
     for folder in ("train2017", "val2017"):
         (tmp_path / "coco" / folder).mkdir(parents=True)
-    done = run("dwoconv1d/detection", "--data", tmp_path, "--out", tmp_path / "out", "--device", "cpu", code=1)
-    last = done.stderr.splitlines()[-1]
+    flags = ["--data", tmp_path, "--out", tmp_path / "out", "--device", "cpu"]
+    last = refused("dwoconv1d/detection", *flags, code=1).splitlines()[-1]
     assert "annotations/instances_train2017.json and annotations/instances_val2017.json are absent" in last
 
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from scripts import run, script
+from scripts import refused, run, script
 
 pytest.importorskip("dwoconv1d")
 
@@ -168,8 +168,9 @@ def test_backbones_that_cannot_be_are_one_sentence(backbone, classified, tmp_pat
 
 def test_a_bad_backbone_ends_the_script_before_anything_is_made(tmp_path):
     out = tmp_path / "out"
-    done = run("dwoconv1d/segmentation", "--smoke", "--variant", "1d", "--backbone", "1d=absent", "--out", out, code=1)
-    assert done.stderr == "--backbone 1d: there is no checkpoint at absent\n" and not out.exists()
+    flags = ["--smoke", "--variant", "1d", "--backbone", "1d=absent", "--out", out]
+    said = refused("dwoconv1d/segmentation", *flags, code=1)
+    assert said == "--backbone 1d: there is no checkpoint at absent\n" and not out.exists()
 
 
 # A smoke run

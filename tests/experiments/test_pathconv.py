@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from scripts import FEW, run, script
+from scripts import FEW, refused, run, script
 
 
 def test_pathconv_recipes_are_the_papers():
@@ -73,8 +73,7 @@ def test_pathconv_takes_the_flags_of_the_authors(tmp_path):
         "--out",
         tmp_path / "o",
     ]
-    done = run("pathconv/train", *flags, code=1)
-    assert "CIFAR-10 is not in" in done.stderr
+    assert "CIFAR-10 is not in" in refused("pathconv/train", *flags, code=1)
 
 
 def test_path_sets_smoke_stands_beside_the_paper(tmp_path):

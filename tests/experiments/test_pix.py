@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
-from scripts import FEW, run, script
+from scripts import FEW, refused, run, script
 
 
 def test_pix_recipes_are_the_papers():
@@ -100,8 +100,8 @@ def test_pix_cifar_smoke_downscales(tmp_path):
         for kind in ("resnet", "pix2")
     }
     assert macs["pix2"] < 0.7 * macs["resnet"]
-    refused = run("pix/cifar", "--network", 50, "--kind", "pix4", "--data", tmp_path, code=2)
-    assert "ResNet-50 has its zeta from its widths" in refused.stderr
+    said = refused("pix/cifar", "--network", 50, "--kind", "pix4", "--data", tmp_path, code=2)
+    assert "ResNet-50 has its zeta from its widths" in said
 
 
 def test_pix_latency_smoke_stands_beside_the_paper(tmp_path):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from scripts import FEW, run, script
+from scripts import FEW, refused, run, script
 
 
 def test_smpconv_image_recipes_are_the_papers():
@@ -124,8 +124,8 @@ def test_smpconv_latency_smoke_stands_beside_the_twin(tmp_path):
 
 
 def test_smpconv_latency_refuses_batches_of_nothing(tmp_path):
-    refused = run("smpconv/latency", "--smoke", "--batch", 1, 0, "--out", tmp_path / "out", "--device", "cpu", code=2)
-    assert "--batch must be at least 1, but it is 0" in refused.stderr
+    flags = ["--smoke", "--batch", 1, 0, "--out", tmp_path / "out", "--device", "cpu"]
+    assert "--batch must be at least 1, but it is 0" in refused("smpconv/latency", *flags, code=2)
     assert not (tmp_path / "out").exists()
 
 
