@@ -25,10 +25,12 @@ FLAGS = ["-O3", "-g0", "-fvisibility=hidden", TORCH_TARGET]
 
 def native(package: str) -> dict:
     """Return what `setuptools.setup` needs to build the native libraries of `package`; nothing without torch."""
+    if "dist_info" in sys.argv:  # metadata alone is wanted, and torch takes two seconds to import
+        return {}
     _name_cuda_home()
     try:
         from torch.utils import cpp_extension
-    except ImportError:  # metadata alone can be asked for before the build requirements are there
+    except ImportError:  # other metadata can be asked for before the build requirements are there
         return {}
     required = os.environ.get(f"{package.upper()}_REQUIRE_NATIVE") == "1"
     options = {
