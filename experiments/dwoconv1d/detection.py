@@ -76,8 +76,8 @@ NARROW: dict[str, Any] = {
 SMOKE: dict[str, Any] = {
     "smoke": True,
     "image_size": 96,
-    "epochs": 4,
-    "batch_size": 4,
+    "epochs": 10,  # what is inside the boxes is learned in the second half
+    "batch_size": 8,
     "lr": 3e-3,
     "layer_decay": None,  # the backbone has next to nothing to keep
     "schedule": "cosine",
@@ -88,7 +88,7 @@ SMOKE: dict[str, Any] = {
     "augment": {"sides": (), "first_sides": ()},
     "workers": 0,
     "log_every": 20,
-    "eval_every": 4,
+    "eval_every": 5,
 }
 
 
