@@ -7,12 +7,12 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import fresh
 import pytest
 import torch
 
@@ -171,11 +171,9 @@ def run(layer: Layer, code: str, folder: Path | None = None, backend: str = "") 
     """Runs Python that finds the package in `folder`, and no wishes but `backend` in the environment."""
     prefix = f"{layer.name.upper()}_"
     environment = {key: value for key, value in os.environ.items() if not key.startswith((prefix, "PYTHONWARNINGS"))}
-    if folder:
-        environment["PYTHONPATH"] = str(folder)
     if backend:
         environment[f"{prefix}BACKEND"] = backend
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    return fresh.run(code, environment, folder)
 
 
 @pytest.fixture(scope="module")
@@ -248,8 +246,14 @@ print({layer.name}.backend_info()["active_cpu"], {{"timm", "torchvision", "cupy"
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "native set()", "")
 
 
+def command(layer: Layer, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m package`; tests/install types it."""
+    code = f"import runpy, sys; sys.argv = ['', *{arguments}]; runpy.run_module({layer.name!r}, run_name='__main__')"
+    return fresh.run(code, dict(os.environ))
+
+
 def test_command_prints_the_backends(layer):
-    done = subprocess.run([sys.executable, "-m", layer.name], capture_output=True, text=True, timeout=300)
+    done = command(layer)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     first, *lines = done.stdout.splitlines()
@@ -258,6 +262,6 @@ def test_command_prints_the_backends(layer):
 
 
 def test_command_refuses_what_it_does_not_know(layer):
-    done = subprocess.run([sys.executable, "-m", layer.name, "draww"], capture_output=True, text=True, timeout=300)
+    done = command(layer, "draww")
     assert done.returncode == 2
     assert "draww" in done.stderr and "Traceback" not in done.stderr
