@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import logging
 import os
 import runpy
 import subprocess
@@ -33,11 +34,26 @@ def run(name: str, *arguments) -> subprocess.CompletedProcess:
     return done
 
 
-def refused(name: str, *arguments, code: int) -> str:
-    """What a script says that cannot do what it is told: in this process, as a new one takes five seconds to start."""
-    file, said = ROOT / "experiments" / f"{name}.py", io.StringIO()
-    typed = mock.patch.object(sys, "argv", list(map(str, (file, *arguments))))
-    with typed, contextlib.redirect_stderr(said), pytest.raises(SystemExit) as end:
+def forget_siblings() -> None:
+    """Scripts import their neighbours by bare names, of which several folders have the same."""
+    for file in (ROOT / "experiments").glob("*/*.py"):
+        sys.modules.pop(file.stem, None)
+
+
+def here(name: str, *arguments, code: int = 0) -> subprocess.CompletedProcess:
+    """The same in this process: for what trains nothing, as a new one takes five seconds to start."""
+    file, out, said, level = ROOT / "experiments" / f"{name}.py", io.StringIO(), io.StringIO(), logging.root.level
+    command = [str(word) for word in (file, *arguments)]
+    with contextlib.ExitStack() as stack:
+        forget_siblings()
+        stack.callback(forget_siblings)
+        stack.enter_context(mock.patch.object(sys, "argv", command))
+        stack.enter_context(mock.patch.object(sys, "path", [str(file.parent), *sys.path]))
+        stack.enter_context(mock.patch.object(logging.root, "handlers", []))  # it configures its own
+        stack.callback(logging.root.setLevel, level)
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(said))
+        end = stack.enter_context(pytest.raises(SystemExit))
         runpy.run_path(str(file), run_name="__main__")
     assert end.value.code == code, said.getvalue()
-    return said.getvalue()
+    return subprocess.CompletedProcess(command, code, out.getvalue(), said.getvalue())

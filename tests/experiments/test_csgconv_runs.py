@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from scripts import run, script
+from scripts import here, run, script
 
 FEW = ["epochs=1", "train_images=96", "test_images=100", "batch_size=32"]
 
@@ -43,7 +43,7 @@ def test_csgconv_smoke_trains_and_tells_what_storing_takes(cifar10):
 def test_csgconv_spectrum_takes_the_runs_that_are_there(cifar10):
     folder = cifar10 / "resnet20-csg-seed0"
     assert "plain" not in json.loads((folder / "spectrum.json").read_text())["ranks"]
-    done = run("csgconv/spectrum", "--smoke", "--out", cifar10, "--device", "cpu", "--set", *FEW)
+    done = here("csgconv/spectrum", "--smoke", "--out", cifar10, "--device", "cpu", "--set", *FEW)
     assert "step" not in done.stderr, "nothing is trained again"
     found = json.loads((folder / "spectrum.json").read_text())
     assert found["slices"] == [240, 1296] and len(found["kernels"]) == 18

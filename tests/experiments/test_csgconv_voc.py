@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from scripts import refused, run, script
+from scripts import here, run, script
 
 from leanconv import models
 from leanconv.data import DataNotFound, load
@@ -73,7 +73,7 @@ def test_a_backbone_is_where_a_kind_starts():
 
 def test_a_backbone_for_a_kind_that_does_not_run_is_refused(tmp_path):
     flags = ["--smoke", "--kind", "csg", "--backbone", "plain=a", "--out", tmp_path / "out"]
-    said = refused("csgconv/voc", *flags, code=2)
+    said = here("csgconv/voc", *flags, code=2).stderr
     assert said.endswith("error: --backbone plain=... is for what does not run: --kind is csg\n")
     assert not (tmp_path / "out").exists()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from scripts import FEW, refused, run, script
+from scripts import FEW, here, run, script
 
 
 def test_dwoconv1d_recipes_are_the_papers():
@@ -38,7 +38,7 @@ def test_classification_smoke_trains_resumes_and_reports(tmp_path):
     assert "ConvNeXt-B 2D++ on ImageNet-1K (83.6 / 84.0)" in report
     assert (tmp_path / "report.png").stat().st_size > 10_000
     summary = json.loads((tmp_path / "1d-seed0" / "summary.json").read_text())
-    again = run("dwoconv1d/classification", "--resume", *arguments)
+    again = here("dwoconv1d/classification", "--resume", *arguments)
     assert "step" not in again.stderr, "finished runs are not run again"
     assert json.loads((tmp_path / "1d-seed0" / "summary.json").read_text()) == summary
 
@@ -62,14 +62,14 @@ def test_classification_names_what_ran_and_keeps_the_papers_numbers_to_its_netwo
 
 
 def test_classification_without_data_says_what_to_give(tmp_path):
-    said = refused("dwoconv1d/classification", "--out", tmp_path, code=1)
+    said = here("dwoconv1d/classification", "--out", tmp_path, code=1).stderr
     assert said.splitlines()[-1].startswith("give --data PATH")
 
 
 def test_runtime_smoke_stands_beside_the_paper(tmp_path):
     pytest.importorskip("dwoconv1d")
     arguments = ["--smoke", "--sides", 14, "--kernel-sizes", 7, "--seconds", 0.01, "--out", tmp_path, "--device", "cpu"]
-    done = run("dwoconv1d/runtime", *arguments)
+    done = here("dwoconv1d/runtime", *arguments)
     assert done.stdout == (tmp_path / "runtime.md").read_text()
     assert "radians" in done.stdout
     stock, ours = (line for line in done.stdout.splitlines() if line.startswith("| 14x14"))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from scripts import refused, run, script
+from scripts import here, run, script
 
 from leanconv import models
 from leanconv.data import DataNotFound, load
@@ -115,7 +115,7 @@ def test_missing_annotations_are_named(tmp_path):
     for folder in ("train2017", "val2017"):
         (tmp_path / "coco" / folder).mkdir(parents=True)
     flags = ["--data", tmp_path, "--out", tmp_path / "out", "--device", "cpu"]
-    last = refused("dwoconv1d/detection", *flags, code=1).splitlines()[-1]
+    last = here("dwoconv1d/detection", *flags, code=1).stderr.splitlines()[-1]
     assert "annotations/instances_train2017.json and annotations/instances_val2017.json are absent" in last
 
 

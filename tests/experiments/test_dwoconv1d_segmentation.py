@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from scripts import refused, run, script
+from scripts import here, run, script
 
 pytest.importorskip("dwoconv1d")
 
@@ -169,7 +169,7 @@ def test_backbones_that_cannot_be_are_one_sentence(backbone, classified, tmp_pat
 def test_a_bad_backbone_ends_the_script_before_anything_is_made(tmp_path):
     out = tmp_path / "out"
     flags = ["--smoke", "--variant", "1d", "--backbone", "1d=absent", "--out", out]
-    said = refused("dwoconv1d/segmentation", *flags, code=1)
+    said = here("dwoconv1d/segmentation", *flags, code=1).stderr
     assert said == "--backbone 1d: there is no checkpoint at absent\n" and not out.exists()
 
 
@@ -194,5 +194,5 @@ def test_classified_weights_flow_into_segmentation(tmp_path):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["score"] == "miou" and 0 < summary["miou_multiscale"] < 1 and summary["chance"] > 0
     assert (folder / "predictions.png").stat().st_size > 20_000
-    again = run("dwoconv1d/segmentation", *arguments, "--resume", "--set", *SEGMENTED)
+    again = here("dwoconv1d/segmentation", *arguments, "--resume", "--set", *SEGMENTED)
     assert "step" not in again.stderr, "finished runs are not run again"

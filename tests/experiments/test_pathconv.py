@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from scripts import FEW, refused, run, script
+from scripts import FEW, here, run, script
 
 
 def test_pathconv_recipes_are_the_papers():
@@ -73,12 +73,12 @@ def test_pathconv_takes_the_flags_of_the_authors(tmp_path):
         "--out",
         tmp_path / "o",
     ]
-    assert "CIFAR-10 is not in" in refused("pathconv/train", *flags, code=1)
+    assert "CIFAR-10 is not in" in here("pathconv/train", *flags, code=1).stderr
 
 
 def test_path_sets_smoke_stands_beside_the_paper(tmp_path):
     arguments = ["--smoke", "--curves", "zorder", "--solvers", "greedy", "exact", "--out", tmp_path]
-    done = run("pathconv/path_sets", *arguments)
+    done = here("pathconv/path_sets", *arguments)
     assert done.stdout == (tmp_path / "path_sets.md").read_text()
     lines = done.stdout.splitlines()
     assert "| 32 | 188,480 | 215,640 | 79.102% | 180,944 | 74.609% |" in lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
-from scripts import FEW, refused, run, script
+from scripts import FEW, here, run, script
 
 
 def test_pix_recipes_are_the_papers():
@@ -89,7 +89,7 @@ def test_pix_smoke_trains_reports_and_draws_the_picks(tmp_path):
     assert all(0 <= layer["always"] <= layer["picks"] <= 1 - layer["never"] <= 1 for layer in layers.values())
     assert not (tmp_path / "avg-seed0" / "picks.png").exists(), "an average never picks"
     picture.unlink()
-    again = run("pix/imagenet", "--resume", *arguments)
+    again = here("pix/imagenet", "--resume", *arguments)
     assert "step" not in again.stderr and picture.exists(), "what was stopped while drawing is drawn"
 
 
@@ -100,13 +100,13 @@ def test_pix_cifar_smoke_downscales(tmp_path):
         for kind in ("resnet", "pix2")
     }
     assert macs["pix2"] < 0.7 * macs["resnet"]
-    said = refused("pix/cifar", "--network", 50, "--kind", "pix4", "--data", tmp_path, code=2)
+    said = here("pix/cifar", "--network", 50, "--kind", "pix4", "--data", tmp_path, code=2).stderr
     assert "ResNet-50 has its zeta from its widths" in said
 
 
 def test_pix_latency_smoke_stands_beside_the_paper(tmp_path):
     arguments = ["--smoke", "--side", 64, "--seconds", 0.01, "--ways", "eager", "exported", "training"]
-    done = run("pix/latency", *arguments, "--out", tmp_path, "--device", "cpu")
+    done = here("pix/latency", *arguments, "--out", tmp_path, "--device", "cpu")
     assert done.stdout == (tmp_path / "latency.md").read_text()
     rows = [line for line in done.stdout.splitlines() if line.startswith("| 1 |")]
     assert [row.split("|")[2].strip() for row in rows] == [

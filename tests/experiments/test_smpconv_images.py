@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from scripts import FEW, refused, run, script
+from scripts import FEW, here, run, script
 
 
 def test_smpconv_image_recipes_are_the_papers():
@@ -108,13 +108,13 @@ def test_smpconv_image_smoke_trains_reports_and_draws_the_points(name, twin, tmp
     assert min(picture.stat().st_size for picture in pictures) > 10_000
     assert not (tmp_path / f"{twin}-seed0" / "points.pt").exists()
     pictures[1].unlink()
-    again = run(f"smpconv/{name}", "--resume", *arguments)
+    again = here(f"smpconv/{name}", "--resume", *arguments)
     assert "step" not in again.stderr and pictures[1].exists(), "what was stopped while drawing is drawn"
 
 
 def test_smpconv_latency_smoke_stands_beside_the_twin(tmp_path):
     arguments = ["--smoke", "--seconds", 0.01, "--ways", "as trained", "eager", "exported", "training"]
-    done = run("smpconv/latency", *arguments, "--out", tmp_path, "--device", "cpu")
+    done = here("smpconv/latency", *arguments, "--out", tmp_path, "--device", "cpu")
     assert done.stdout == (tmp_path / "latency.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if line.startswith("| 1 |")]
     assert [row[2] for row in rows] == ["narrow SMPConv", "narrow SMPConv as 7x7 twin"]
@@ -125,7 +125,7 @@ def test_smpconv_latency_smoke_stands_beside_the_twin(tmp_path):
 
 def test_smpconv_latency_refuses_batches_of_nothing(tmp_path):
     flags = ["--smoke", "--batch", 1, 0, "--out", tmp_path / "out", "--device", "cpu"]
-    assert "--batch must be at least 1, but it is 0" in refused("smpconv/latency", *flags, code=2)
+    assert "--batch must be at least 1, but it is 0" in here("smpconv/latency", *flags, code=2).stderr
     assert not (tmp_path / "out").exists()
 
 

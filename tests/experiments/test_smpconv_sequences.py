@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from scripts import run, script
+from scripts import here, run, script
 
 
 def test_smpconv_sequence_recipes_are_the_papers():
@@ -87,7 +87,7 @@ def test_smpconv_sequence_smoke_trains_reports_and_draws_the_points(tmp_path):
     assert 0.1 <= summary["chance"] < 0.2
     assert (folder / "points-first.png").stat().st_size > 10_000
     assert not (tmp_path / "vowels-twin-seed0" / "points.pt").exists(), "the twin has no points"
-    again = run("smpconv/sequence", "--resume", *arguments)
+    again = here("smpconv/sequence", "--resume", *arguments)
     assert "step" not in again.stderr, "finished runs are not run again"
 
 
