@@ -133,6 +133,25 @@ def test_what_is_traced_in_the_middle_of_a_pass_holds_no_kernel(tracer):
         close(program(half), anew(net[2:], half))
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_what_is_traced_past_module_calls_holds_no_kernel():
+    """`torch.jit.trace` is asked about where a round begins, and layers that follow are in the same program."""
+
+    class Forwards(nn.Sequential):
+        def forward(self, x):
+            for layer in self:
+                x = layer.forward(x)
+            return x
+
+    net = Forwards(*network()).eval().requires_grad_(False)
+    with torch.no_grad():
+        net(X)
+        net[0](X)  # layer 1 would go on
+        program = torch.jit.trace(net, X, check_trace=False)
+        net[0].generator.codes.mul_(2)
+        close(program(X), anew(net))
+
+
 @pytest.mark.parametrize("transform", ["vmap", "jvp", "dual"])
 def test_what_is_transformed_in_the_middle_of_a_pass_is_right(transform):
     net = network().eval()

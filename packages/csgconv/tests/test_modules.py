@@ -128,6 +128,24 @@ def test_averages_follow_a_binary_generator_that_was_loaded():
             torch.testing.assert_close(average.module[4].weight, -net[4].weight)
 
 
+@pytest.mark.parametrize("grad, inference", [(False, False), (True, False), (False, True)])
+def test_a_binary_generator_follows_bits_in_place_of_its_own(grad, inference):
+    """A state dict holds the bits and no W; those of two networks have been written as often."""
+    net, other, x = network(binary=True).eval(), network(binary=True).eval(), torch.randn(2, 3, 9, 9)
+    with torch.inference_mode(inference):
+        state = {name: value.clone() if inference else value for name, value in other.state_dict().items()}
+    with torch.set_grad_enabled(grad):
+        for _ in range(2):
+            own, wanted = net(x), other(x)
+            torch.testing.assert_close(torch.func.functional_call(net, state, (x,)), wanted)
+            torch.testing.assert_close(net(x), own)
+    first, second = net[0].generator, other[0].generator
+    with torch.no_grad():
+        first.bits, first.codes[:] = state["0.generator.bits"], second.codes
+        for _ in range(2):  # the second time of kept kernels
+            torch.testing.assert_close(net(x), wanted)
+
+
 def kernel_anew(generator: SliceGenerator, index: int) -> torch.Tensor:
     """Without what is kept."""
     other = copy.deepcopy(generator)

@@ -83,7 +83,7 @@ class SliceGenerator(nn.Module):
         self._plan = Plan((), size)
         self._learning: LearningSet | None = None
         self._resting: RestingSet | None = None
-        self._unpacked = -1  # the version of the bits of which the binary W was made
+        self._unpacked: tuple[Tensor | None, int] = None, -1  # the bits of which the binary W was made, their version
         weight = torch.empty(size, self.code_size, **place)  # type: ignore[arg-type]
         if self.binary:
             self.register_buffer("weight", weight, persistent=False)
@@ -175,7 +175,11 @@ class SliceGenerator(nn.Module):
         return self._kernel(index, passing=True)
 
     def _kernel(self, index: int, passing: bool) -> Tensor:
-        if is_compiling() or transformed():
+        if is_compiling():
+            return self._alone(index)
+        if transformed():
+            if self._resting is not None:
+                self._resting.next = -1  # no layer after this one takes a kept kernel without asking the same
             return self._alone(index)
         if self.binary:
             self._follow_bits()
@@ -251,12 +255,13 @@ class SliceGenerator(nn.Module):
                 self.weight = torch.empty_like(self.weight, device=bits.device)
             signs = unpack(bits, self.weight.numel()).view(self.weight.shape)
             self.weight.copy_(torch.where(signs, -0.5, 0.5))
-            self._unpacked = -1 if bits.is_inference() else bits._version
+            self._unpacked = bits, -1 if bits.is_inference() else bits._version
 
     def _follow_bits(self) -> None:
-        """The binary W after a write to its bits alone, as averages of models copy them."""
-        bits = self._buffers.get("bits")
-        if bits is not None and not bits.is_inference() and bits._version != self._unpacked:
+        """The binary W after a write to its bits alone, as averages of models copy them, or when they are others, as
+        `torch.func.functional_call` with a state dict puts them in place of these."""
+        bits, (known, version) = self._buffers.get("bits"), self._unpacked
+        if bits is not None and (bits is not known or (not bits.is_inference() and bits._version != version)):
             self._unpack()
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
