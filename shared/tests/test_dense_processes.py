@@ -53,7 +53,8 @@ def toy(folder) -> DenseData:
         paths.append(pair)
     images, masks = zip(*paths)
     train, test = Scenes(images[:13], masks[:13], 3), Scenes(images[13:], masks[13:], 3)
-    return DenseData("toy", "made", ("none", "one", "two"), 32, (0.5,) * 3, (0.5,) * 3, train, test)
+    tested = {"scored": "resized", "scales": (0.5, 1.0), "flip": True}
+    return DenseData("toy", "made", ("none", "one", "two"), 32, (0.5,) * 3, (0.5,) * 3, train, test, **tested)
 
 
 def fit(folder, out, recipe=RECIPE, **options):
@@ -77,7 +78,8 @@ def test_two_processes_learn_and_score_as_one(tmp_path):
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
     for alone, shared in zip(*(run_folder.read_metrics(tmp_path / name) for name in ("one", "two")), strict=True):
         assert shared.get("loss", 0) == pytest.approx(alone.get("loss", 0), rel=1e-4)
-        assert shared.get("miou", 0) == pytest.approx(alone.get("miou", 0), abs=2e-3)
+        for score in ("miou", "miou_multiscale"):
+            assert shared.get(score, 0) == pytest.approx(alone.get(score, 0), abs=2e-3)
         assert shared.get("val_loss", 0) == pytest.approx(alone.get("val_loss", 0), rel=1e-4)
 
 

@@ -84,6 +84,9 @@ def test_loss_is_the_mean_over_pixels_that_count():
     both = by_hand + 0.5 * F.cross_entropy(enlarged, target, ignore_index=IGNORED)
     found = dense.criterion(RECIPE.override({"aux_loss": 0.5}))({"out": logits, "aux": aux}, target)
     torch.testing.assert_close(found, both)
+    nothing = dense.criterion(RECIPE.override({"aux_loss": 0.0}))({"out": logits, "aux": aux.requires_grad_()}, target)
+    torch.testing.assert_close(nothing, by_hand)
+    assert (torch.autograd.grad(nothing, aux)[0] == 0).all(), "several processes wait for a gradient"
     smooth = dense.criterion(RECIPE.override({"label_smoothing": 0.2}))(logits, target)
     torch.testing.assert_close(smooth, F.cross_entropy(logits, target, ignore_index=IGNORED, label_smoothing=0.2))
     empty = dense.criterion(RECIPE)(logits.requires_grad_(), torch.full_like(target, IGNORED))

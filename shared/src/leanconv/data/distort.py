@@ -18,7 +18,8 @@ TRIES = 10
 class Crop(v2.RandomCrop):
     """A square at random, of which no class fills `share` or more: up to `TRIES` times another is drawn.
 
-    Beyond the image it is black, and nothing counts there.
+    Beyond the image it is black, and nothing counts there. (mmsegmentation has the mean colour there, below and to the
+    right; here the image may lie anywhere.)
     """
 
     def __init__(self, size: int, share: float = 1.0) -> None:

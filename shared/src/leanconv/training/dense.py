@@ -46,13 +46,16 @@ def cross_entropy(logits: Tensor, target: Tensor, label_smoothing: float = 0.0, 
 def criterion(recipe: Recipe) -> Callable[[Output, Tensor], Tensor]:
     """Loss of what the network says against masks (N, H, W), with that of its auxiliary head where it has one.
 
-    It is a mean over the pixels of all processes, as many as count in each: every process must ask for it.
+    It is a mean over the pixels of all processes, as many as count in each: every process must ask for it. (That of
+    mmsegmentation, unless told otherwise, is over all pixels of each process, those that do not count included, so that
+    images with many of them weigh less.)
     """
 
     def loss(output: Output, target: Tensor) -> Tensor:
         size, count = target.shape[-2:], _mean_count(target)
         found = cross_entropy(logits(output, size), target, recipe.label_smoothing, count)
-        if recipe.aux_loss and isinstance(output, Mapping) and "aux" in output:
+        # At a weight of 0, too: DistributedDataParallel waits for the gradient of all that has computed.
+        if isinstance(output, Mapping) and "aux" in output:
             auxiliary = cross_entropy(_enlarged(output["aux"], size), target, recipe.label_smoothing, count)
             found = found + recipe.aux_loss * auxiliary
         return found
