@@ -129,6 +129,11 @@ def _newest(variant: str) -> Path | None:
     return None
 
 
+def has_averaged(content: Mapping) -> bool:
+    """Whether a checkpoint holds averaged weights beside the plain ones: then these are what is evaluated."""
+    return any(isinstance(content.get(name), Mapping) for name in AVERAGED)
+
+
 def _convert(path: Path, variant: str, smoke: bool) -> Path:
     from dwoconv1d._common import weights as files
     from dwoconv1d.models import kernel_crops, to_backbone
@@ -137,7 +142,7 @@ def _convert(path: Path, variant: str, smoke: bool) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"--backbone {variant}: there is no checkpoint at {path}")
     content = files.read(path)
-    averaged = any(isinstance(content.get(name), Mapping) for name in AVERAGED)
+    averaged = has_averaged(content)
     sizes, maps = (NARROW_KERNELS[variant], NARROW_MAPS) if smoke else (None, None)
     try:
         crops = kernel_crops(content, variant, sizes, ema=averaged, maps=maps)

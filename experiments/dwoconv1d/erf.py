@@ -36,6 +36,10 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).parent))
+from _backbone import has_averaged
+
+from dwoconv1d._common import weights as files
 from dwoconv1d.checkpoints import load_original
 from leanconv import environment, models, receptive, training
 from leanconv.data import catalogue, composites, sources
@@ -74,7 +78,8 @@ def of_name(name: str, weights: str | None) -> Subject:
         torch.manual_seed(0)
         network = models.build(name, **({"layer_scale_init_value": 1.0} if ours and weights is None else {}))
         if weights is not None and ours and not Path(weights).is_dir():
-            return load_original(Path(weights), network)
+            content = files.read(Path(weights))
+            return load_original(content, network, ema=has_averaged(content))
         if weights is not None:
             network.load_state_dict(checkpoint.weights(weights))
         return network

@@ -6,9 +6,11 @@ import json
 import sys
 
 import pytest
+import torch
 from PIL import Image
 from scripts import script
 
+from leanconv import models
 from leanconv.data import DataNotFound, load
 
 
@@ -33,6 +35,17 @@ def folder(tmp_path):
         path.parent.mkdir(parents=True)
         Image.radial_gradient("L").point(lambda v, c=colour: (v + c) % 256).convert("RGB").save(path)
     return tmp_path / "data"
+
+
+def test_averaged_weights_are_measured_where_a_file_holds_them(tmp_path):
+    module, name = script("dwoconv1d/erf"), "convnext_tiny_1d"
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in models.build(name).state_dict().items()}
+    plain, averaged = ({key: torch.tensor(value).expand(s) for key, s in shapes.items()} for value in (0.25, 0.5))
+    for content, wanted in (({"model": plain, "model_ema": averaged}, 0.5), ({"model": plain}, 0.25)):
+        torch.save(content, tmp_path / "file.pth")
+        network = module.of_name(name, str(tmp_path / "file.pth")).build()
+        assert all((value == wanted).all() for value in network.parameters())
 
 
 def test_smoke_measures_photographs_and_goes_on(erf, tmp_path, capsys):

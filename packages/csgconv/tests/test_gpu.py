@@ -123,6 +123,27 @@ def test_a_training_step_is_captured_in_a_graph():
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * b.abs().max().item()) for a, b in zip(found, step()))
 
 
+def test_an_evaluation_is_captured_without_kept_kernels():
+    """A replay follows the codes, where the memory of kept kernels might be another's."""
+    generator = csgconv.SliceGenerator(24, (12, 12, 3, 3), device="cuda")
+    layers = [csgconv.CSGConv2d(8, 8, 3, generator, padding=1, device="cuda") for _ in range(3)]
+    net, x = torch.nn.Sequential(*layers).eval(), torch.randn(2, 8, 9, 9, device="cuda")
+    with torch.no_grad():
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                net(x)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = net(x)
+        generator.codes.mul_(0.5)
+        wanted = net(x)
+        graph.replay()
+        assert torch.allclose(result, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
+
+
 @pytest.mark.parametrize("name", ["published", "tiles"])
 def test_takes_one_launch_each_way(name):
     if torch.profiler.ProfilerActivity.CUDA not in torch.profiler.supported_activities():

@@ -146,6 +146,15 @@ def test_a_binary_generator_follows_bits_in_place_of_its_own(grad, inference):
             torch.testing.assert_close(net(x), wanted)
 
 
+def test_binary_generators_of_an_ensemble_keep_their_bits():
+    """`torch.vmap` over the stacked state dicts of two networks."""
+    nets, x = [network(binary=True).eval() for _ in range(2)], torch.randn(2, 3, 9, 9)
+    states = {name: torch.stack([net.state_dict()[name] for net in nets]) for name in nets[0].state_dict()}
+    with torch.no_grad():
+        found = torch.vmap(lambda state: torch.func.functional_call(nets[0], state, (x,)))(states)
+        torch.testing.assert_close(found, torch.stack([net(x) for net in nets]))
+
+
 def kernel_anew(generator: SliceGenerator, index: int) -> torch.Tensor:
     """Without what is kept."""
     other = copy.deepcopy(generator)

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from ._common.checks import DTYPES, boolean, integer, positive_int
 from .bits import pack, unpack
 from .functional import cropped
-from .kept import LearningSet, RestingSet, ordinary, transformed
+from .kept import LearningSet, RestingSet, capturing, ordinary, transformed
 from .layouts import Layer, check_layout, four_sizes
 from .product import Plan, Sources, without_autocast
 
@@ -209,6 +209,10 @@ class SliceGenerator(nn.Module):
     def _resting_kernel(self, index: int, sources: Sources, dtype: torch.dtype, passing: bool) -> Tensor:
         """Of the kept set, while its sources are the same."""
         kept = self._resting
+        if capturing(sources):
+            if kept is not None:
+                kept.next = -1
+            return self._alone(index)
         continues = passing and kept is not None and index == kept.next
         if kept is None or not kept.fits(index, sources, dtype) or not (continues or kept.holds()):
             if not self._keeps(sources):
@@ -229,6 +233,8 @@ class SliceGenerator(nn.Module):
         self._refuse_hooks()
         layer, first = self.layers[index], self._plan.first[index]
         codes, weight, bias = self.codes, self.weight, self.bias
+        if self.binary and not is_compiling():
+            weight = self._of_bits()
         dtype = _dtype(codes)
         with without_autocast(codes):
             live = codes[first : first + layer.live].to(dtype)
@@ -256,6 +262,14 @@ class SliceGenerator(nn.Module):
             signs = unpack(bits, self.weight.numel()).view(self.weight.shape)
             self.weight.copy_(torch.where(signs, -0.5, 0.5))
             self._unpacked = bits, -1 if bits.is_inference() else bits._version
+
+    def _of_bits(self) -> Tensor:
+        """The binary W, of other bits where a transformed function has put them in place of its own."""
+        bits, (known, version) = self.get_buffer("bits"), self._unpacked
+        if bits is known and (bits.is_inference() or bits._version == version):
+            return self.weight
+        signs = unpack(bits, self.weight.numel()).view(self.weight.shape)
+        return torch.where(signs, -0.5, 0.5).to(self.weight.dtype)
 
     def _follow_bits(self) -> None:
         """The binary W after a write to its bits alone, as averages of models copy them, or when they are others, as

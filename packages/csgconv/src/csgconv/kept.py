@@ -147,7 +147,7 @@ class RestingSet(KernelSet):
         ):
             return None
         if index != self.next:
-            if transformed() or _autocast(self.device) or not self.holds():
+            if transformed() or capturing(self.sources) or _autocast(self.device) or not self.holds():
                 return None
             self.go_on(index)
         self.next = self.following[index]
@@ -176,6 +176,11 @@ class RestingSet(KernelSet):
 def transformed() -> bool:
     """Whether a program is made, or a function transformed, so that nothing may be kept."""
     return _interpreters() is not None or _modes() > 0 or forward_ad._current_level >= 0 or _tracing()
+
+
+def capturing(sources: Sources) -> bool:
+    """Whether a CUDA graph is recorded, which would read the memory of kept kernels after they are forgotten."""
+    return sources[0].is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def ordinary(sources: Sources) -> bool:
