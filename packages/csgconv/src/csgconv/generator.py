@@ -28,7 +28,8 @@ class SliceGenerator(nn.Module):
     then the dead ones, which reach no kernel. In a training step the first layer that needs its kernel has all of them
     made, by one product for each group of layers that need the same part of a slice. Without gradients they are kept
     between calls, until a parameter changes: every layer asks torch's version numbers, and on a CPU every pass compares
-    a checksum of the values. On CUDA a write through `.data`, which leaves no trace, needs `invalidate()`.
+    a checksum of the values. On CUDA a write through `.data`, which leaves no trace, needs `invalidate()`; a CUDA graph
+    records the products, as it must follow the parameters: `csgconv.export` what it shall run faster.
 
     Do not make it an attribute of your network: the first layer made with it registers it, once. A state dict holds the
     codes in the order in which layers were made, and fits only a model that makes its layers in the same order.
