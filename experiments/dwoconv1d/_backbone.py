@@ -64,8 +64,9 @@ def main(
     variants = args.variant or (["1d", "2d"] if args.smoke else ["1d"])
     size = "tiny" if args.smoke else args.size
     begun = (args.out or experiment.folder(args)) if args.resume else None
+    others = any(word.startswith(("model=", "model_kwargs=", "model_kwargs.backbone=")) for word in args.set)
     try:
-        found = starts(variants, args.backbone, args.smoke, begun)
+        found = starts(variants, args.backbone, args.smoke, begun, others)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -78,7 +79,11 @@ def main(
 
 
 def starts(
-    variants: Sequence[str], given: Iterable[str], smoke: bool = False, begun: Path | None = None
+    variants: Sequence[str],
+    given: Iterable[str],
+    smoke: bool = False,
+    begun: Path | None = None,
+    others: bool = False,
 ) -> dict[str, str]:
     """Files of backbone weights that these variants start from, made of classification weights and written beside them.
 
@@ -90,6 +95,7 @@ def starts(
         smoke: Networks are the narrow ones. A variant that is not given starts from the newest finished smoke run of
             classification.py where there is one; else all start at random.
         begun: A folder of runs to be resumed: they start from what they started from.
+        others: Networks are replaced by some that are not ours: what is not given starts at random.
 
     Raises:
         ConfigError: what is given does not read so, is for a variant that does not run, or for one twice.
@@ -103,9 +109,9 @@ def starts(
         if kept is not None:
             found.update({variant: kept} if kept else {})
             continue
-        path = wanted.get(variant) or (_newest(variant) if smoke else None)
+        path = wanted.get(variant) or (_newest(variant) if smoke and not others else None)
         if path is None:
-            lying = f": no finished smoke run of its classification lies in {RUNS}" if smoke else ""
+            lying = f": no finished smoke run of its classification lies in {RUNS}" if smoke and not others else ""
             _say(f"{variant}: the backbone starts at random{lying}")
             continue
         found[variant] = str(_convert(Path(path), variant, smoke))

@@ -72,6 +72,21 @@ def test_wrong_layouts_are_one_sentence(tmp_path):
         load("ade20k", root=tmp_path)
 
 
+def test_images_of_ones_own(tmp_path):
+    home = make(tmp_path) / ade.FOLDER
+    with pytest.raises(DataNotFound, match=r"images of your own are the data set ade_format: --set data=ade_format"):
+        load("ade20k", root=tmp_path)
+    with pytest.raises(DataNotFound, match=r"is not in .*classes\.txt, which names the classes 1, 2, "):
+        load("ade_format", root=home)
+    (home / "classes.txt").write_text("left\nmiddle\nright\n")
+    data = load("ade_format", root=home)
+    assert data.classes == ("left", "middle", "right") and (len(data.train), len(data.test)) == (3, 2)
+    assert data.train.read(0)[1].unique().tolist() == [0, 1, 2, IGNORED]
+    (home / "classes.txt").write_text("one\n")
+    with pytest.raises(DataNotFound, match=r"classes\.txt must hold the names of 2 to 254 classes, .* but it holds 1"):
+        load("ade_format", root=home)
+
+
 def test_the_stand_in_is_read_as_ade():
     try:
         data = load("ade20k", smoke=True, scored="resized")

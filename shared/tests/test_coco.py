@@ -202,8 +202,8 @@ def test_damaged_run_lengths_are_said_with_their_annotation(tmp_path):
         split.target(0)
 
 
-def test_without_pycocotools_the_extra_is_named(tmp_path, monkeypatch):
+def test_without_pycocotools_it_is_named(tmp_path, monkeypatch):
     write(tmp_path, GOOD, GOOD)
     monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
-    with pytest.raises(DataNotFound, match=r"pip install leanconv\[detection\]"):
+    with pytest.raises(DataNotFound, match=r"pip install pycocotools"):
         load("coco_format", root=tmp_path)

@@ -166,6 +166,12 @@ def test_backbones_that_cannot_be_are_one_sentence(backbone, classified, tmp_pat
         backbone.starts(["1d"], [f"1d={folder}"], smoke=True)
 
 
+def test_another_backbone_starts_at_random(backbone, classified, capsys):
+    assert backbone.starts(["1d"], [], smoke=True, others=True) == {}
+    assert capsys.readouterr().err == "1d: the backbone starts at random\n"
+    assert list(backbone.starts(["1d"], [], smoke=True)) == ["1d"]
+
+
 def test_a_bad_backbone_ends_the_script_before_anything_is_made(tmp_path):
     out = tmp_path / "out"
     flags = ["--smoke", "--variant", "1d", "--backbone", "1d=absent", "--out", out]

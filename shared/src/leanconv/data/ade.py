@@ -9,6 +9,7 @@ from leanconv.data.scenes import Scenes
 
 FOLDER = "ADEChallengeData2016"
 SPLITS = ("training", "validation")
+NAMES = "classes.txt"
 CLASSES = (
     "wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "window", "grass", "cabinet", "sidewalk",
     "person", "earth", "door", "table", "mountain", "plant", "curtain", "chair", "car", "water", "painting", "sofa",
@@ -40,6 +41,26 @@ def read(place: Path, num_classes: int = len(CLASSES)) -> tuple[Scenes, Scenes]:
         ValueError: an image has no mask, or a mask has no image.
     """
     train, val = (_read(place / FOLDER, split, num_classes) for split in SPLITS)
+    return train, val
+
+
+def find_format(root: Path) -> Path | None:
+    """A folder with images/ and annotations/ as ADE20K has them, and the names of its classes."""
+    entries = [f"{kind}/{split}" for kind in ("images", "annotations") for split in SPLITS]
+    return sources.first_with((root, root / "ade_format"), *entries, NAMES)
+
+
+def names(place: Path) -> tuple[str, ...]:
+    """Of the classes of such a folder: what masks call 1, 2 and so on."""
+    found = tuple(line.strip() for line in (place / NAMES).read_text().splitlines() if line.strip())
+    if not 2 <= len(found) <= 254:
+        raise ValueError(f"{NAMES} must hold the names of 2 to 254 classes, a line each, but it holds {len(found)}")
+    return found
+
+
+def read_format(place: Path) -> tuple[Scenes, Scenes]:
+    """As `read`, of such a folder."""
+    train, val = (_read(place, split, len(names(place))) for split in SPLITS)
     return train, val
 
 

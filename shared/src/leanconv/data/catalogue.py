@@ -149,6 +149,13 @@ def _dense() -> Iterator[DenseSet]:
         find=partial(ade.find, "ade20k"), read=ade.read, stand_ins=OFFLINE_ADE,
     )  # fmt: skip
     yield DenseSet(
+        "ade_format", "images with masks in ADE20K's format", None, 512, None,
+        advice="give the path of a folder with images/ and annotations/, each with training/ and validation/, whose "
+        f"files are called NAME.jpg and NAME.png, and {ade.NAMES}, which names the classes 1, 2, ... of the masks in a "
+        "line each",
+        find=ade.find_format, read=ade.read_format, stand_ins=OFFLINE_ADE,
+    )  # fmt: skip
+    yield DenseSet(
         "composites_ade", "composites of photographs and Fashion-MNIST in ADE20K's format",
         composite_files.ADE_CLASSES, 112, (composites.TRAIN, composites.VAL),
         advice="pip install scikit-image, or put its wheel there",

@@ -73,9 +73,9 @@ class DenseSet:
 
     name: str
     title: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] | None  # None: as the folder names them
     image_size: int  # of the squares that are cropped from images for training
-    counts: tuple[int, int]  # training and test images
+    counts: tuple[int, int] | None  # training and test images; None: as many as there are
     advice: str
     find: Callable[[Path], Path | None]
     read: Callable[[Path], tuple[scenes.Scenes, scenes.Scenes]]
@@ -84,8 +84,8 @@ class DenseSet:
     stand_ins: tuple[str, ...] = OFFLINE_DENSE
 
     @property
-    def num_classes(self) -> int:
-        return len(self.classes)
+    def num_classes(self) -> int | None:
+        return None if self.classes is None else len(self.classes)
 
     @property
     def shape(self) -> str:

@@ -32,7 +32,7 @@ def coco_tools(part: str) -> Any:
     try:
         return importlib.import_module(f"pycocotools.{part}")
     except ImportError as error:
-        raise ValueError("objects in images need pycocotools: pip install leanconv[detection]") from error
+        raise ValueError("objects in images need pycocotools: pip install pycocotools") from error
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torchvision.datasets import ImageFolder
 
-from leanconv.data import sources
+from leanconv.data import ade, sources
 from leanconv.data.catalogue import IMAGENET_MEAN, IMAGENET_STD, SETS
 from leanconv.data.dense import DenseData, check_scored
 from leanconv.data.detection import DetectionData
@@ -140,19 +140,28 @@ def _read_series(entry: SeriesSet, place: Path, options: dict[str, Any]) -> Seri
 
 def _read_dense(entry: DenseSet, place: Path, options: dict[str, Any]) -> DenseData:
     train, test = entry.read(place)
-    if (len(train), len(test)) != entry.counts:
-        raise ValueError(f"there are {len(train)} + {len(test)} images instead of {entry.counts}")
+    if entry.counts not in (None, (len(train), len(test))):
+        own = _own("ade_format") if entry.name == "ade20k" else ""
+        raise ValueError(f"there are {len(train)} + {len(test)} images instead of {entry.counts}{own}")
+    if not len(train) or not len(test):
+        raise ValueError(f"there are {len(train)} + {len(test)} images: both folders need some")
     source = f"{entry.title}, {len(train)} training and {len(test)} test images, from {place}"
-    facts = (entry.name, source, entry.classes, entry.image_size, IMAGENET_MEAN, IMAGENET_STD)
+    classes = ade.names(place) if entry.classes is None else entry.classes
+    facts = (entry.name, source, classes, entry.image_size, IMAGENET_MEAN, IMAGENET_STD)
     options = {**options, "scales": tuple(options.get("scales", ()))}
     return DenseData(*facts, train, test, **options)
+
+
+def _own(name: str) -> str:
+    return f"; images of your own are the data set {name}: --set data={name}, or load({name!r}, ...) in Python"
 
 
 def _read_objects(entry: DetectionSet, place: Path, options: dict[str, Any]) -> DetectionData:
     classes, listed, test = entry.read(place)
     counts = len(listed), len(test)
     if entry.counts not in (None, counts):
-        raise ValueError(f"there are {counts[0]} + {counts[1]} images instead of {entry.counts}")
+        own = _own("coco_format") if entry.name == "coco" else ""
+        raise ValueError(f"there are {counts[0]} + {counts[1]} images instead of {entry.counts}{own}")
     if entry.num_classes not in (None, len(classes)):
         raise ValueError(f"there are {len(classes) - 1} classes instead of {(entry.num_classes or 1) - 1}")
     train = listed.useful()
