@@ -70,18 +70,31 @@ class Subject:
 
 
 def of_name(name: str, weights: str | None) -> Subject:
-    """A network that timm knows, with weights from a run folder or a file, the authors' included, or fresh ones."""
+    """A network that timm knows, with weights from a run folder or a file, the authors' included, or fresh ones.
+
+    Of fresh ones, scales of norms and layers that begin at zero, or next to it, are one: or blocks would add nothing.
+    """
     models.check(name)
     ours = models.package(name) == "dwoconv1d"
 
     def build() -> nn.Module:
         torch.manual_seed(0)
         network = models.build(name, **({"layer_scale_init_value": 1.0} if ours and weights is None else {}))
-        if weights is not None and ours and not Path(weights).is_dir():
-            content = files.read(Path(weights))
-            return load_original(content, network, ema=has_averaged(content))
-        if weights is not None:
+        if weights is None:
+            for key, scale in network.named_parameters():
+                if scale.ndim == 1 and not key.endswith("bias") and scale.abs().max() < 1e-3:
+                    nn.init.ones_(scale)
+            return network
+        try:
+            if ours and not Path(weights).is_dir():
+                content = files.read(Path(weights))
+                return load_original(content, network, ema=has_averaged(content))
             network.load_state_dict(checkpoint.weights(weights))
+        except RuntimeError as error:  # torch lists all weights of both
+            told = [line.strip() for line in str(error).splitlines()]
+            raise Problem(
+                f"--weights {name}={weights} holds those of another network: {told[min(1, len(told) - 1)]:.200}"
+            ) from None
         return network
 
     if weights is None:

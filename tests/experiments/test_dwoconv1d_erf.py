@@ -48,6 +48,19 @@ def test_averaged_weights_are_measured_where_a_file_holds_them(tmp_path):
         assert all((value == wanted).all() for value in network.parameters())
 
 
+def test_blocks_of_untrained_networks_add_something():
+    network = script("dwoconv1d/erf").of_name("resnet18", None).build()
+    assert network.layer1[0].bn2.weight.all() and not network.layer1[0].bn2.bias.any()
+    assert (script("dwoconv1d/erf").of_name("convnext_atto", None).build().stages[0].blocks[0].gamma == 1).all()
+
+
+def test_weights_of_another_network_are_one_sentence(tmp_path):
+    module = script("dwoconv1d/erf")
+    torch.save(models.build("resnet18").state_dict(), tmp_path / "other.pt")
+    with pytest.raises(module.Problem, match=r"--weights resnet34=.*other\.pt holds those of another network: Missing"):
+        module.of_name("resnet34", str(tmp_path / "other.pt")).build()
+
+
 def test_smoke_measures_photographs_and_goes_on(erf, tmp_path, capsys):
     try:
         load("composites_coco")  # made of them
