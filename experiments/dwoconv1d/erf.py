@@ -79,7 +79,7 @@ def of_name(name: str, weights: str | None) -> Subject:
 
     def build() -> nn.Module:
         torch.manual_seed(0)
-        network = models.build(name, **({"layer_scale_init_value": 1.0} if ours and weights is None else {}))
+        network = models.build(name)
         if weights is None:
             for key, scale in network.named_parameters():
                 if scale.ndim == 1 and not key.endswith("bias") and scale.abs().max() < 1e-3:

@@ -82,6 +82,10 @@ def test_images_of_ones_own(tmp_path):
     data = load("ade_format", root=home)
     assert data.classes == ("left", "middle", "right") and (len(data.train), len(data.test)) == (3, 2)
     assert data.train.read(0)[1].unique().tolist() == [0, 1, 2, IGNORED]
+    for file in (*home.glob("*/validation/*.jpg"), *home.glob("*/validation/*.png")):
+        file.unlink()
+    with pytest.raises(DataNotFound, match=r"there are 3 \+ 0 images: both folders need some"):
+        load("ade_format", root=home)
     (home / "classes.txt").write_text("one\n")
     with pytest.raises(DataNotFound, match=r"classes\.txt must hold the names of 2 to 254 classes, .* but it holds 1"):
         load("ade_format", root=home)

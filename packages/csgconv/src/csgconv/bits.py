@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,20 @@ def pack(signs: Tensor) -> Tensor:  # (n,) bool -> (ceil(n / 8),) uint8
 def unpack(bits: Tensor, count: int) -> Tensor:  # -> (count,) bool
     """What `pack` packed."""
     return (bits[:, None] >> _places(bits)).flatten()[:count] % 2 == 1
+
+
+Made = tuple[Tensor | None, int]  # the bits that a binary W was made of, and their version
+
+
+def version(bits: Tensor) -> int:
+    """It changes with every write that torch knows of; -1 where torch counts none."""
+    return -1 if bits.is_inference() else bits._version
+
+
+def replaced(buffers: Mapping[str, Tensor | None], made: Made) -> bool:
+    """Whether a binary W was made of other bits than are there, or of these before they were written."""
+    bits = buffers.get("bits")
+    return bits is not None and (bits is not made[0] or version(bits) != made[1])
 
 
 def _places(t: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 from torch.nn.utils.parametrize import is_parametrized
 
 from ._common.checks import DTYPES, boolean, integer, positive_int
-from .bits import pack, unpack
+from .bits import Made, pack, replaced, unpack, version
 from .functional import cropped
 from .kept import LearningSet, RestingSet, capturing, ordinary, transformed
 from .layouts import Layer, check_layout, four_sizes
@@ -84,7 +84,7 @@ class SliceGenerator(nn.Module):
         self._plan = Plan((), size)
         self._learning: LearningSet | None = None
         self._resting: RestingSet | None = None
-        self._unpacked: tuple[Tensor | None, int] = None, -1  # the bits of which the binary W was made, their version
+        self._unpacked: Made = None, -1
         weight = torch.empty(size, self.code_size, **place)  # type: ignore[arg-type]
         if self.binary:
             self.register_buffer("weight", weight, persistent=False)
@@ -262,21 +262,19 @@ class SliceGenerator(nn.Module):
                 self.weight = torch.empty_like(self.weight, device=bits.device)
             signs = unpack(bits, self.weight.numel()).view(self.weight.shape)
             self.weight.copy_(torch.where(signs, -0.5, 0.5))
-            self._unpacked = bits, -1 if bits.is_inference() else bits._version
+            self._unpacked = bits, version(bits)
 
     def _of_bits(self) -> Tensor:
         """The binary W, of other bits where a transformed function has put them in place of its own."""
-        bits, (known, version) = self.get_buffer("bits"), self._unpacked
-        if bits is known and (bits.is_inference() or bits._version == version):
+        if not replaced(self._buffers, self._unpacked):
             return self.weight
-        signs = unpack(bits, self.weight.numel()).view(self.weight.shape)
+        signs = unpack(self.get_buffer("bits"), self.weight.numel()).view(self.weight.shape)
         return torch.where(signs, -0.5, 0.5).to(self.weight.dtype)
 
     def _follow_bits(self) -> None:
         """The binary W after a write to its bits alone, as averages of models copy them, or when they are others, as
         `torch.func.functional_call` with a state dict puts them in place of these."""
-        bits, (known, version) = self._buffers.get("bits"), self._unpacked
-        if bits is not None and (bits is not known or (not bits.is_inference() and bits._version != version)):
+        if replaced(self._buffers, self._unpacked):
             self._unpack()
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

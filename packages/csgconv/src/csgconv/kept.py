@@ -12,6 +12,7 @@ from torch.utils import _python_dispatch
 
 from . import ops
 from ._common.checks import DTYPES
+from .bits import replaced
 from .product import Generate, Plan, Sources, kernels, versions
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class RestingSet(KernelSet):
         self.codes_version, self.weight_version, self.bias_version = self.versions
         self.parameters = owner._parameters
         self.weights = owner._buffers if owner.binary else owner._parameters
-        self.bits, self.unpacked = owner._unpacked  # None, -1 where W is not binary; of inference mode's, -1
+        self.binary, self.unpacked = owner.binary, owner._unpacked
         self.next = -1  # the layer that continues the round
         self.following = [*range(1, len(plan.layers)), -1]  # after each layer; -1 where that one begins a round
 
@@ -142,7 +143,7 @@ class RestingSet(KernelSet):
             or weight._version != self.weight_version
             or registered.get("bias") is not bias
             or (bias is not None and bias._version != self.bias_version)
-            or (self.bits is not None and self._other_bits())
+            or (self.binary and replaced(self.weights, self.unpacked))
             or _python_dispatch._is_in_torch_dispatch_mode
         ):
             return None
@@ -152,13 +153,6 @@ class RestingSet(KernelSet):
             self.go_on(index)
         self.next = self.following[index]
         return self.kernels[index]
-
-    def _other_bits(self) -> bool:
-        """Whether the binary W was made of bits that are no longer there, or were other ones."""
-        bits = self.bits
-        if bits is None or self.weights.get("bits") is not bits:
-            return True
-        return self.unpacked >= 0 and bits._version != self.unpacked
 
     def go_on(self, index: int) -> None:
         """After the kernel of a layer was given in a pass of the network."""
