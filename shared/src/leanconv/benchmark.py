@@ -37,6 +37,8 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Time every call in turn, round after round, until each has had its share of `seconds`.
 
+    Every other round runs backwards: what a call leaves in the caches must not fall on the same neighbour always.
+
     Example:
         >>> {name: len(times) for name, times in interleave({"sum": torch.ones(9).sum}, "cpu", 0.0, least=2).items()}
         {'sum': 2}
@@ -52,7 +54,7 @@ def interleave(
             times[name].append(clock(device) - start)
         active = [
             name
-            for name in active
+            for name in reversed(active)
             if len(times[name]) < least or (sum(times[name]) < seconds and len(times[name]) < most)
         ]
     return times
