@@ -1,11 +1,12 @@
 """Times the paper's CIFAR networks beside ordinary ones: `nox -s bench -- csgconv [options]`.
 
-Each network computes in four forms with the same kernels, called in turn:
+Each network computes in several forms with the same kernels, called in turn:
 
     plain       ordinary convolutions, which is what `csgconv.export` gives
     published   kernels made anew in every pass, layer by layer, as the authors' code does
     ours        one product per training step; in evaluation kernels are made once and kept
     bare        training alone: plain, and beside it the bare products of `generation.py`, whole slices of live codes
+    again       evaluation alone: a copy of plain, which tells what of a difference is chance
 
 An evaluation pass is one under `torch.no_grad()`; a training step is forward, loss, backward and SGD with momentum.
 All forms are asked for the same results first. The table says what share of plain's time each of the others takes more.
@@ -94,13 +95,15 @@ def measure(name: str, part: str, batch: int, seconds: float, args: argparse.Nam
     x, target = torch.randn(batch, 3, 32, 32).to(args.device), torch.randint(10, (batch,)).to(args.device)
     calls: dict[str, Callable[[], object]]
     if part == "evaluation":
-        calls = {**same({form: inferring(net, x) for form, net in forms(model).items()})}
+        nets = forms(model)
+        nets["again"] = copy.deepcopy(nets["plain"])
+        calls = {**same({form: inferring(net, x) for form, net in nets.items()})}
     else:
         calls = {**same({form: stepping(net, x, target) for form, net in forms(model).items()})}
         calls["products"] = floor(csgconv.generators(model)[0])["floor training"]
     times = {key: summary(values) for key, values in interleave(calls, args.device, seconds, least=3, most=500).items()}
     plain = times["plain"]["ms"]
-    over = {form: times[form]["ms"] / plain - 1 for form in ("published", "ours")}
+    over = {form: times[form]["ms"] / plain - 1 for form in ("published", "ours", "again") if form in times}
     if "products" in times:
         over["bare"] = times["products"]["ms"] / plain
     return {"network": name, "part": part, "batch": batch, "over plain": over, "times": times}
