@@ -50,6 +50,16 @@ int64_t checksum_of(const Tensor& codes, const Tensor& weight, std::optional<Ten
   return static_cast<int64_t>(sum);
 }
 
+// Whether this is an x86 processor that Intel did not make.
+bool foreign_x86() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return !__builtin_cpu_is("intel");
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 }  // namespace csgconv
 
@@ -57,12 +67,17 @@ STABLE_TORCH_LIBRARY(csgconv, m) {
   m.def("crop(Tensor slices, int[] layers) -> Tensor");
   m.def("uncrop(Tensor kernels, int[] layers, SymInt rows, SymInt size) -> Tensor");
   m.def("checksum(Tensor codes, Tensor weight, Tensor? bias) -> int");
+  m.def("foreign_x86() -> bool");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(csgconv, CPU, m) {
   m.impl("crop", TORCH_BOX(&csgconv::crop));
   m.impl("uncrop", TORCH_BOX(&csgconv::uncrop));
   m.impl("checksum", TORCH_BOX(&csgconv::checksum_of));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(csgconv, CompositeExplicitAutograd, m) {
+  m.impl("foreign_x86", TORCH_BOX(&csgconv::foreign_x86));
 }
 
 // What the op computes, of dense values; `bias` of -1 bytes is none. For ops.py alone: with all caches cold, the way

@@ -112,3 +112,36 @@ def test_writes_into_a_kept_kernel_are_seen_in_every_group(index):
         made.kernel(index).add_(1)
         for found, expected in zip(made.kernels(), first, strict=True):
             assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_onednn_multiplies_where_mkl_is_slow(bias, monkeypatch):
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(product, "LARGE", 1)
+    found, names = [], []
+    for slow in (False, True):
+        monkeypatch.setattr(product, "_mkl_is_slow", lambda slow=slow: slow)
+        made = generator(bias=bias).float()
+        with torch.profiler.profile() as profile:
+            sum(kernel.square().sum() for kernel in made.kernels()).backward()
+        names.append([event.key for event in profile.key_averages() if "_linear_pointwise" in event.key])
+        found.append([*made.kernels(), *(p.grad for p in made.parameters())])
+    assert not names[0]
+    assert names[1]
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_of_gradients_and_batches_of_them_take_torchs_product(monkeypatch):
+    monkeypatch.setattr(product, "LARGE", 1)
+    monkeypatch.setattr(product, "_mkl_is_slow", lambda: True)
+    made = generator().float()
+    kernel = made.kernels()[0]
+    (first,) = torch.autograd.grad(kernel.square().sum(), made.codes, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), made.weight)
+    assert second.abs().sum() > 0
+    directions = torch.randn(3, *kernel.shape)
+    (many,) = torch.autograd.grad(made.kernels()[0], made.codes, directions, is_grads_batched=True)
+    for direction, one in zip(directions, many):
+        (wanted,) = torch.autograd.grad(made.kernels()[0], made.codes, direction)
+        torch.testing.assert_close(one, wanted, rtol=1e-4, atol=1e-4)
