@@ -6,10 +6,11 @@ Each network computes in several forms with the same kernels, called in turn:
     published   kernels made anew in every pass, layer by layer, as the authors' code does
     ours        one product per training step; in evaluation kernels are made once and kept
     bare        training alone: plain, and beside it the bare products of `generation.py`, whole slices of live codes
-    again       evaluation alone: a copy of plain, which tells what of a difference is chance
+    again       evaluation alone: plain once more, which tells what of a difference is chance
 
-An evaluation pass is one under `torch.no_grad()`; a training step is forward, loss, backward and SGD with momentum.
-All forms are asked for the same results first. The table says what share of plain's time each of the others takes more.
+In evaluation plain has its numbers where ours has them: equal networks in other memory differ by some percent. An
+evaluation pass is one under `torch.no_grad()`; a training step is forward, loss, backward and SGD with momentum. All
+forms are asked for the same results first. The table says what share of plain's time each of the others takes more.
 """
 
 from __future__ import annotations
@@ -55,6 +56,20 @@ def forms(model: nn.Module) -> dict[str, nn.Module]:
     return {"plain": csgconv.export(model), "published": as_published(model), "ours": copy.deepcopy(model)}
 
 
+@torch.no_grad()
+def in_memory_of(ours: nn.Module, plain: nn.Module) -> nn.Module:
+    """A copy of `plain` that reads the parameters and the kept kernels of `ours`."""
+    ours.eval()
+    numbers = {**ours.state_dict(keep_vars=True)}
+    for name, layer in ours.named_modules():
+        if isinstance(layer, csgconv.CSGConv2d):
+            numbers[f"{name}.weight"] = layer.generator.in_pass(layer.index)
+    plain = copy.deepcopy(plain)
+    for name, number in plain.state_dict(keep_vars=True).items():
+        number.data = numbers[name].detach()
+    return plain
+
+
 def inferring(model: nn.Module, x: Tensor) -> Call:
     model.eval()
 
@@ -96,7 +111,7 @@ def measure(name: str, part: str, batch: int, seconds: float, args: argparse.Nam
     calls: dict[str, Callable[[], object]]
     if part == "evaluation":
         nets = forms(model)
-        nets["again"] = copy.deepcopy(nets["plain"])
+        nets["again"], nets["plain"] = (in_memory_of(nets["ours"], nets["plain"]) for _ in range(2))
         calls = {**same({form: inferring(net, x) for form, net in nets.items()})}
     else:
         calls = {**same({form: stepping(net, x, target) for form, net in forms(model).items()})}

@@ -9,6 +9,7 @@ import argparse
 import ctypes
 import json
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -37,7 +38,7 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Time every call in turn, round after round, until each has had its share of `seconds`.
 
-    Every other round runs backwards: what a call leaves in the caches must not fall on the same neighbour always.
+    Each round has an order of its own: what a call leaves in the caches must not fall on the same neighbour always.
 
     Example:
         >>> {name: len(times) for name, times in interleave({"sum": torch.ones(9).sum}, "cpu", 0.0, least=2).items()}
@@ -46,15 +47,16 @@ def interleave(
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()  # the first call may compile or allocate
-    active = list(calls)
+    active, orders = list(calls), random.Random(0)
     while active:
+        orders.shuffle(active)
         for name in active:
             start = clock(device)
             calls[name]()
             times[name].append(clock(device) - start)
         active = [
             name
-            for name in reversed(active)
+            for name in active
             if len(times[name]) < least or (sum(times[name]) < seconds and len(times[name]) < most)
         ]
     return times
