@@ -193,10 +193,11 @@ def depthwise_conv1d(
 
 
 def _tables_of(x: Tensor, paths: Any) -> PathTables:
-    tables = path_tables(paths, x.shape[2], x.shape[3], x.device)
-    if (tables.height, tables.width) != tuple(x.shape[2:]):
+    height, width = x.shape[2:]
+    tables = paths if isinstance(paths, PathTables) else path_tables(paths, height, width, x.device)
+    if tables.height != height or tables.width != width:
         raise ValueError(
-            f"paths cover {tables.height} x {tables.width} pixels but x has {x.shape[2]} x {x.shape[3]}: make paths "
+            f"paths cover {tables.height} x {tables.width} pixels but x has {height} x {width}: make paths "
             "for the size of x."
         )
     same_device("paths", tables.index, "x", x)
