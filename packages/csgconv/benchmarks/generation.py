@@ -153,10 +153,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print(f"published / {' / '.join(LAYOUTS)} / floor")
     path, results = args.json or RESULTS / f"generation_{args.device}.json", []
+    where = environment(args, csgconv.backend_info())  # before the first write, which changes the tree
     for name in NETWORKS:
         results.append(measure(name, 0.1 if args.quick else 0.5, args.device))
         print(row(results[-1]), flush=True)
-        write(path, {"environment": environment(args, csgconv.backend_info()), "results": results})
+        write(path, {"environment": where, "results": results})
 
 
 if __name__ == "__main__":
