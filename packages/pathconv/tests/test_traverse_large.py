@@ -48,3 +48,34 @@ def test_bits_are_those_of_torch(level, batch, channels, paths, height, width, d
     wanted = sum(part.to(wide) for part in parts).to(dtype)
     found = torch.ops.pathconv.traverse_adjoint(y, *tables, True)
     assert found.stride(1) == 1 and torch.equal(found.flatten(2), wanted)
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "paths", "height", "width"),
+    [
+        (12, 3, "g", 32, 32),  # four pieces of neighbours for 16 positions
+        (12, 3, "mz", 32, 32),  # five and more
+        (40, 1, "g", 7, 9),  # a piece that begins earlier than the rest, and a tail
+        (40, 1, "g", 4, 4),
+        (40, 1, "g", 3, 5),  # nothing but a tail
+        (12, 3, "", 40, 30),  # pixels all over the plane
+        (300, 3, "g", 64, 64),  # written past the cache
+    ],
+)
+def test_planes_are_picked_to_the_bit(level, batch, channels, paths, height, width):
+    """Planes of many images are read by pieces of 16 numbers, those of few by gathers."""
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(height * width, generator=generator)
+    tables = path_tables(paths or torch.stack((order // width, order % width), -1), height, width)
+    x = torch.randn(batch, channels, height, width, generator=generator)
+    y = pathconv.traverse(x, tables)
+    assert torch.equal(y, torch.cat([x.flatten(2)[:, :, path.long()] for path in tables.index], 1))
+    found = torch.ops.pathconv.traverse_adjoint(y, *tables, False)
+    parts = [part[:, :, inverse.long()] for part, inverse in zip(y.chunk(len(tables.index), 1), tables.inverse)]
+    assert torch.equal(found.flatten(2), sum(parts[1:], parts[0]))
+    weight, bias = torch.randn(9, y.shape[1], generator=generator), torch.randn(9, generator=generator)
+    for channels_last in (False, True):
+        stem = torch.cat(
+            [pathconv.traverse_conv1d(part, tables, weight, bias, channels_last=channels_last) for part in x.split(8)]
+        )
+        assert torch.equal(pathconv.traverse_conv1d(x, tables, weight, bias, channels_last=channels_last), stem)

@@ -29,8 +29,10 @@ struct Blocks {
 // Columns of one block after the other, for one thread.
 class Gatherer {
  public:
-  Gatherer(const Params& a, const Blocks& blocks, const void* x, ImageStrides xs, const int32_t* index, Place place)
+  Gatherer(const Params& a, const Blocks& blocks, const void* x, ImageStrides xs, const int32_t* index,
+           const std::vector<Picks>& picks, Place place)
       : a_(a), blocks_(blocks), x_(x), xs_(xs), index_(index), level_(place.level), direct_(pixel_stride(a, xs) > 0),
+        picks_(direct_ && pixel_stride(a, xs) != 1 ? nullptr : data_of(picks)),
         columns_((a.paths * a.channels + 1) * blocks.size * bytes_of(accumulator_of(a.dtype))),
         sample_(direct_ ? 0 : a.channels * a.length() * bytes_of(a.dtype)) {}
 
@@ -41,7 +43,8 @@ class Gatherer {
     packed_ = n;
     level_.columns(a_.dtype, {direct_ ? image : sample_.data(), direct_ ? xs_.c : a_.length(),
                               direct_ ? pixel_stride(a_, xs_) : 1, index_ + first, a_.paths, a_.channels, a_.length(),
-                              blocks_.size, std::min(blocks_.size, a_.length() - first), columns_.data()});
+                              blocks_.size, std::min(blocks_.size, a_.length() - first), columns_.data(),
+                              picks_ == nullptr ? nullptr : picks_ + first / kPicked, a_.length() / kPicked});
     return columns_.data();
   }
 
@@ -53,6 +56,7 @@ class Gatherer {
   const int32_t* index_;
   const Level& level_;
   bool direct_;
+  const Picks* picks_;
   Scratch columns_, sample_;
   int64_t packed_ = -1;
 };
@@ -81,10 +85,11 @@ void conv_as(const Params& a, const void* x, ImageStrides xs, const int32_t* ind
   const int64_t step = planar ? ys.c : ys.l;  // from row to row of the product
   const int64_t bytes = a.batch * a.outputs * length * sizeof(A);
   const bool stream = exact && streams(y, step * sizeof(A), bytes) && (planar || row == a.outputs);
+  const std::vector<Picks> picks = picks_of(a, index, place);
   // Rows that share cache lines are written together, which is faster past the cache.
   const bool staged = exact && !planar && row != a.outputs && bytes >= kStreamed;
   run(place.parallel, a.batch * blocks.count, blocks.size * a.outputs, [&](int64_t begin, int64_t end) {
-    Gatherer gatherer(a, blocks, x, xs, index, place);
+    Gatherer gatherer(a, blocks, x, xs, index, picks, place);
     const Scratch result(exact && !staged ? 0 : blocks.size * a.outputs * sizeof(A));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / blocks.count, first = i % blocks.count * blocks.size;
@@ -190,9 +195,10 @@ void conv_grad_weight_as(const Params& a, const void* grad, SequenceStrides gs, 
   const int64_t rows = planar ? a.outputs : inputs + 1, row = padded(planar ? inputs + 1 : a.outputs);
   const int64_t units = a.batch * blocks.count, chunks = std::min(units, kMostChunks);
   std::vector<A> sums(chunks * rows * row + 16);
+  const std::vector<Picks> picks = picks_of(a, index, place);
   run(place.parallel, chunks, units / std::max(chunks, int64_t{1}) * blocks.size * a.outputs,
       [&](int64_t begin, int64_t end) {
-        Gatherer gatherer(a, blocks, x, xs, index, place);
+        Gatherer gatherer(a, blocks, x, xs, index, picks, place);
         const Scratch block(padded(a.outputs) * blocks.size * sizeof(A));
         const Scratch turned(planar ? blocks.size * row * sizeof(A) : 0);
         for (int64_t chunk = begin; chunk < end; ++chunk) {

@@ -63,6 +63,21 @@ inline FloatVector read(const BFloat16* source, const int32_t* index) {
 
 inline void put(float* out, FloatVector v, bool stream) { put_line(out, (__m512i)v, stream); }
 inline void put(double* out, DoubleVector v, bool stream) { put_line(out, (__m512i)v, stream); }
+
+// Of four pieces.
+inline __m512 pick_of(const float* plane, const int32_t* at, __m512i lanes, __mmask16 second) {
+  const __m512 low = _mm512_permutex2var_ps(_mm512_loadu_ps(plane + at[0]), lanes, _mm512_loadu_ps(plane + at[1]));
+  const __m512 high = _mm512_permutex2var_ps(_mm512_loadu_ps(plane + at[2]), lanes, _mm512_loadu_ps(plane + at[3]));
+  return _mm512_mask_blend_ps(second, low, high);
+}
+inline FloatVector pick(const float* plane, const Picks& picks, const int32_t* index) {
+  if (__builtin_expect(picks.pieces == 0, false)) return read(plane, index);
+  const __m512i lanes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)picks.lanes));
+  const __m512 first = pick_of(plane, picks.at, lanes, picks.second);
+  if (picks.pieces == kPieces / 2) return (FloatVector)first;
+  const __m512 more = pick_of(plane, picks.at + kPieces / 2, lanes, picks.second);
+  return (FloatVector)_mm512_mask_blend_ps(picks.third, first, more);
+}
 #elif LEVEL_BYTES == 32
 inline void put_part(void* out, __m256i part, bool stream) {
   if (stream) {
@@ -161,6 +176,36 @@ void gather_planes_by(const PlaneGather& job) {
   if (stream) finish_streaming();
 }
 
+#if LEVEL_BYTES == 64
+template <int P, bool stream>
+void pick_planes_by(const PlaneGather& job) {
+  const int64_t paths = P > 0 ? P : job.paths, length = job.length, out_path = job.out_path;
+  const int64_t lines = length / kPicked;
+  const float* const plane = static_cast<const float*>(job.plane);
+  const float* const next = static_cast<const float*>(job.next != nullptr ? job.next : job.plane);
+  const int32_t* const index = job.index;
+  const Picks* const picks = job.picks;
+  float* const out = static_cast<float*>(job.out);
+  for (int64_t i = 0, l = 0; i < lines; ++i, l += kPicked) {
+    ask_for(next + l);
+#pragma GCC unroll 4
+    for (int64_t p = 0; p < paths; ++p) {
+      float* const to = out + p * out_path + l;
+      if (!stream) ask_to_write(to);
+      put(to, pick(plane, picks[p * lines + i], index + p * length + l), stream);
+    }
+  }
+  for (int64_t p = 0; p < paths; ++p)
+    for (int64_t l = lines * kPicked; l < length; ++l) out[p * out_path + l] = plane[index[p * length + l]];
+  if (stream) finish_streaming();
+}
+
+void pick_planes(const PlaneGather& job) {
+  if (job.stream) return job.paths == 3 ? pick_planes_by<3, true>(job) : pick_planes_by<0, true>(job);
+  return job.paths == 3 ? pick_planes_by<3, false>(job) : pick_planes_by<0, false>(job);
+}
+#endif
+
 template <class T>
 void gather_planes_of(const PlaneGather& job) {
   if (job.stream) return job.paths == 3 ? gather_planes_by<T, 3, true>(job) : gather_planes_by<T, 0, true>(job);
@@ -168,6 +213,9 @@ void gather_planes_of(const PlaneGather& job) {
 }
 
 void gather_planes(int64_t element, const PlaneGather& job) {
+#if LEVEL_BYTES == 64
+  if (job.picks != nullptr) return pick_planes(job);
+#endif
   if (element == 8) return gather_planes_of<double>(job);
   if (element == 4) return gather_planes_of<float>(job);
   return gather_planes_of<uint16_t>(job);

@@ -16,15 +16,26 @@ struct SequenceStrides {
   int64_t n, c, l;
 };
 
+// Where 16 numbers of a plane lie: in up to kPieces pieces of as many neighbours, from which permutations pick them.
+// Paths that fill space stay in few pieces, as do the positions of neighbouring pixels: a gather takes longer.
+constexpr int64_t kPicked = 16, kPieces = 8;
+struct Picks {
+  int32_t at[kPieces];     // the first number of each piece
+  uint8_t lanes[kPicked];  // in two pieces side by side,
+  uint16_t second, third;  // of which two pairs of pieces follow the first pair, or two of pairs: masks of lanes
+  int32_t pieces;          // 4 or 8; 0 where there are more
+};
+
 // A plane of pixels read along P paths at once, so that it is in the cache from the second path on.
 struct PlaneGather {
   const void* plane;     // readable 64 bytes beyond its end
   const int32_t* index;  // (P, length)
   int64_t paths, length;
-  void* out;         // of path 0
-  int64_t out_path;  // elements from path to path
-  const void* next;  // the plane of a later task, to be asked for meanwhile
-  bool stream;       // past the cache: aligned rows of a result that is larger than it
+  void* out;                     // of path 0
+  int64_t out_path;              // elements from path to path
+  const void* next;              // the plane of a later task, to be asked for meanwhile
+  bool stream;                   // past the cache: aligned rows of a result that is larger than it
+  const Picks* picks = nullptr;  // (P, length / kPicked) of `index`, float32, or null
 };
 
 // Pixels with their channels side by side; a position takes `bytes` of them per path.
@@ -46,6 +57,7 @@ struct PlaneSum {
   void* out;
   int64_t next;  // bytes from these planes to those of a later task
   bool stream;
+  const Picks* picks = nullptr;  // (P, length / kPicked) of `inverse`, float32, or null
 };
 struct PixelSum {
   const void* positions;   // (length, P, channels)
@@ -70,6 +82,8 @@ struct Columns {
   int64_t block;  // positions, a multiple of 16, of which the last may lie beyond `live`
   int64_t live;
   void* out;
+  const Picks* picks = nullptr;  // of `index`, float32 and neighbouring pixels, or null
+  int64_t lines = 0;             // of picks from path to path
 };
 
 // out(i, j) = sum_k a[i * a_row + k * a_step] * b[k * b_row + j], added to what `out` holds where `add`
@@ -87,6 +101,7 @@ struct Product {
 // The kernels of one level; `wide` is float64, else float32. Sums of accumulators narrow to `dtype`.
 struct Level {
   int64_t bytes;
+  bool picks;  // whether planes are picked
   void (*gather_planes)(int64_t element, const PlaneGather&);
   void (*gather_pixels)(const PixelGather&);
   void (*sum_planes)(DType in, DType out, const PlaneSum&);

@@ -25,12 +25,13 @@ void gather_planes(const Params& a, const void* x, ImageStrides xs, const int32_
   const int64_t length = a.length(), element = bytes_of(a.dtype), last = (a.batch - 1) * xs.n + (a.channels - 1) * xs.c;
   const bool direct = pixel_stride(a, xs) == 1;
   const bool stream = streams(y, length * element, a.batch * a.paths * a.channels * length * element);
+  const std::vector<Picks> picks = picks_of(a, index, place);
   run(place.parallel, a.batch * a.channels, a.paths * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> scratch;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / a.channels, c = i % a.channels, from = n * xs.n + c * xs.c;
-      PlaneGather job = {at(x, from, a.dtype), index,   a.paths, length, at(y, n * ys.n + c * ys.c, a.dtype),
-                         a.channels * ys.c,    nullptr, stream};
+      PlaneGather job = {at(x, from, a.dtype), index,   a.paths, length,        at(y, n * ys.n + c * ys.c, a.dtype),
+                         a.channels * ys.c,    nullptr, stream,  data_of(picks)};
       if (!direct || (element == 2 && from == last)) {
         if (!scratch) scratch = std::make_unique<Scratch>(length * element);
         copy_image(a, job.plane, xs, scratch->data(), planes_of(a), 1);
@@ -68,6 +69,7 @@ void sum_planes(const Params& a, const void* grad, SequenceStrides gs, const int
   const int64_t last = (a.batch - 1) * gs.n + (a.paths * a.channels - 1) * gs.c;
   const bool direct = pixel_stride(a, xs) == 1;
   const bool stream = direct && streams(x, length * element, a.batch * a.channels * length * element);
+  const std::vector<Picks> picks = picks_of(a, inverse, place);
   run(place.parallel, a.batch * a.channels, a.paths * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> sums, plane;
     std::vector<const void*> planes(a.paths);
@@ -88,8 +90,9 @@ void sum_planes(const Params& a, const void* grad, SequenceStrides gs, const int
           next = 0;
         }
       }
-      place.level.sum_planes(a.dtype, a.dtype,
-                             {planes.data(), inverse, a.paths, length, direct ? out : sums->data(), next, stream});
+      place.level.sum_planes(
+          a.dtype, a.dtype,
+          {planes.data(), inverse, a.paths, length, direct ? out : sums->data(), next, stream, data_of(picks)});
       if (!direct) copy_image(a, sums->data(), planes_of(a), out, xs, 1);
     }
   });

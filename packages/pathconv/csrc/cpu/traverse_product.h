@@ -89,6 +89,13 @@ void columns_of(const Columns& job) {
     for (int64_t c = 0; c < job.channels; ++c, out += job.block) {
       const T* plane = static_cast<const T*>(job.image) + c * job.c;
       int64_t l = 0;
+#if LEVEL_BYTES == 64
+      if constexpr (__is_same(T, float)) {
+        if (job.picks != nullptr)
+          for (const Picks* picks = job.picks + p * job.lines; l + kPicked <= job.live; l += kPicked, ++picks)
+            store(out + l, pick(plane, *picks, index + l));
+      }
+#endif
       if (job.pixel == 1 && __is_same(T, A))
         for (; l + kLanes<A> <= job.live; l += kLanes<A>) store(out + l, read(plane, index + l));
       for (; l < job.live; ++l) out[l] = widen(plane[index[l] * job.pixel]);
@@ -146,8 +153,9 @@ void turn(bool wide, const void* in, int64_t in_row, int64_t rows, int64_t count
   turn_of(static_cast<const float*>(in), in_row, rows, count, static_cast<float*>(out), out_row);
 }
 
-constexpr Level kLevel = {LEVEL_BYTES, gather_planes, gather_pixels, sum_planes, sum_pixels,   columns,
-                          multiply,    widen_all,     narrow_all,    turn,       stream_bytes, inside};
+constexpr Level kLevel = {LEVEL_BYTES, LEVEL_BYTES == 64, gather_planes, gather_pixels, sum_planes,
+                          sum_pixels,  columns,           multiply,      widen_all,     narrow_all,
+                          turn,        stream_bytes,      inside};
 
 }  // namespace
 }  // namespace pathconv::traversal

@@ -41,6 +41,41 @@ void sum_planes_by(const PlaneSum& job) {
   if (stream) finish_streaming();
 }
 
+#if LEVEL_BYTES == 64
+template <int P, bool stream>
+void sum_picked_by(const PlaneSum& job) {
+  const int64_t paths = P > 0 ? P : job.paths, length = job.length, next = job.next, lines = length / kPicked;
+  const int32_t* const inverse = job.inverse;
+  const Picks* const picks = job.picks;
+  const float* known[P > 0 ? P : 1];
+  for (int64_t p = 0; p < P; ++p) known[p] = static_cast<const float*>(job.planes[p]);
+  const auto plane = [&](int64_t p) { return P > 0 ? known[p] : static_cast<const float*>(job.planes[p]); };
+  float* const out = static_cast<float*>(job.out);
+  for (int64_t i = 0, q = 0; i < lines; ++i, q += kPicked) {
+    if (!stream) ask_to_write(out + q);
+    FloatVector total = {};
+#pragma GCC unroll 4
+    for (int64_t p = 0; p < paths; ++p) {
+      ask_for(reinterpret_cast<const char*>(plane(p) + q) + next);
+      const FloatVector part = pick(plane(p), picks[p * lines + i], inverse + p * length + q);
+      total = p == 0 ? part : total + part;
+    }
+    put(out + q, total, stream);
+  }
+  for (int64_t q = lines * kPicked; q < length; ++q) {
+    float total = plane(0)[inverse[q]];
+    for (int64_t p = 1; p < paths; ++p) total += plane(p)[inverse[p * length + q]];
+    out[q] = total;
+  }
+  if (stream) finish_streaming();
+}
+
+void sum_picked(const PlaneSum& job) {
+  if (job.stream) return job.paths == 3 ? sum_picked_by<3, true>(job) : sum_picked_by<0, true>(job);
+  return job.paths == 3 ? sum_picked_by<3, false>(job) : sum_picked_by<0, false>(job);
+}
+#endif
+
 template <class T, class O>
 void sum_planes_of(const PlaneSum& job) {
   if (job.stream) return job.paths == 3 ? sum_planes_by<T, O, 3, true>(job) : sum_planes_by<T, O, 0, true>(job);
@@ -266,6 +301,9 @@ void by_dtypes(DType in, DType out, const F& f) {
   }
 }
 void sum_planes(DType in, DType out, const PlaneSum& job) {
+#if LEVEL_BYTES == 64
+  if (job.picks != nullptr) return sum_picked(job);
+#endif
   by_dtypes(in, out, [&](auto from, auto to) { sum_planes_of<decltype(from), decltype(to)>(job); });
 }
 void sum_pixels(DType in, DType out, const PixelSum& job) {
