@@ -55,9 +55,9 @@ def test_bits_are_those_of_torch(level, batch, channels, paths, height, width, d
     [
         (12, 3, "g", 32, 32),  # four pieces of neighbours for 16 positions
         (12, 3, "mz", 32, 32),  # five and more
-        (40, 1, "g", 7, 9),  # a piece that begins earlier than the rest, and a tail
-        (40, 1, "g", 4, 4),
-        (40, 1, "g", 3, 5),  # nothing but a tail
+        (40, 1, "og", 7, 9),  # a piece that begins earlier than the rest, and a tail
+        (40, 1, "og", 4, 4),
+        (40, 1, "og", 3, 5),  # nothing but a tail
         (12, 3, "", 40, 30),  # pixels all over the plane
         (300, 3, "g", 64, 64),  # written past the cache
     ],
