@@ -110,10 +110,8 @@ def test(session: nox.Session) -> None:
     if any(Path(argument.split("::")[0]).exists() for argument in rest):
         where = []  # the arguments say where
     elif subprocess.run([python, "-c", "import xdist"], capture_output=True).returncode == 0:
-        # A process for each core, each with one thread, and one more, as some wait for what pip fetches; a file's tests
-        # stay together, for what its fixtures build.
-        processes = str(min(8, len(os.sched_getaffinity(0)) + 1))
-        how, env = ["-n", processes, "--dist=loadfile", "--no-loadscope-reorder"], ONE_THREAD
+        # A process for each core, each with one thread; a file's tests stay together, for what its fixtures build.
+        how, env = ["-n", "auto", "--maxprocesses=8", "--dist=loadfile", "--no-loadscope-reorder"], ONE_THREAD
     if os.environ.get("CI"):
         how += ["-m", "not gpu"]
         session.notify("lint", posargs=[])

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/binding.h"
+#include "common/isa.h"
 #include "cpu/checksum.h"
 #include "cpu/crop_kernel.h"
 
@@ -50,11 +51,10 @@ int64_t checksum_of(const Tensor& codes, const Tensor& weight, std::optional<Ten
   return static_cast<int64_t>(sum);
 }
 
-// Whether this is an x86 processor that Intel did not make.
-bool foreign_x86() {
+// Whether MKL leaves AVX-512 unused, as it does where Intel did not make the processor.
+bool mkl_is_slow() {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  return !__builtin_cpu_is("intel");
+  return leanconv::detect_isa() == leanconv::Isa::avx512 && !__builtin_cpu_is("intel");
 #else
   return false;
 #endif
@@ -67,7 +67,7 @@ STABLE_TORCH_LIBRARY(csgconv, m) {
   m.def("crop(Tensor slices, int[] layers) -> Tensor");
   m.def("uncrop(Tensor kernels, int[] layers, SymInt rows, SymInt size) -> Tensor");
   m.def("checksum(Tensor codes, Tensor weight, Tensor? bias) -> int");
-  m.def("foreign_x86() -> bool");
+  m.def("mkl_is_slow() -> bool");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(csgconv, CPU, m) {
@@ -77,7 +77,7 @@ STABLE_TORCH_LIBRARY_IMPL(csgconv, CPU, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(csgconv, CompositeExplicitAutograd, m) {
-  m.impl("foreign_x86", TORCH_BOX(&csgconv::foreign_x86));
+  m.impl("mkl_is_slow", TORCH_BOX(&csgconv::mkl_is_slow));
 }
 
 // What the op computes, of dense values; `bias` of -1 bytes is none. For ops.py alone: with all caches cold, the way

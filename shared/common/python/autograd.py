@@ -76,8 +76,6 @@ def _function(op, methods: dict[str, Callable]) -> type[torch.autograd.Function]
 
 def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The arguments of an op in autocast's dtype where autocast is on, as for `conv2d`; float64 stays float64."""
-    if not torch._C._is_any_autocast_enabled():
-        return x, weight, bias
     device = x.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):  # there is no autocast for meta tensors to ask about
         return x, weight, bias

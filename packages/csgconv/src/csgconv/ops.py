@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 
 import torch
@@ -51,15 +52,23 @@ def checksum(device: str) -> Callable[[Tensor, Tensor, Tensor | None], int]:
 
 @functools.cache
 def _native_checksum() -> Callable[[Tensor, Tensor, Tensor | None], int]:
-    """The native one, past torch's dispatcher: with cold caches that way takes longer than a small network's values."""
+    """The native one, past torch's dispatcher: with cold caches that way takes longer than a small network's values.
+
+    It does not let other threads of Python run meanwhile.
+    """
     op, spec = torch.ops.csgconv.checksum.default, importlib.util.find_spec("csgconv._C")
-    if spec is None or spec.origin is None:  # loaded from elsewhere
+    try:
+        loaded = os.RTLD_NOW | os.RTLD_NOLOAD  # a second copy of the library would end the process
+        native = ctypes.PyDLL(spec.origin, loaded).csgconv_checksum  # type: ignore[union-attr]
+    except (OSError, AttributeError):  # loaded from elsewhere, or before the file was replaced
         return op
-    native = ctypes.PyDLL(spec.origin).csgconv_checksum
     native.argtypes, native.restype = (ctypes.c_void_p, ctypes.c_int64) * 3, ctypes.c_int64
 
+    def readable(t: Tensor) -> bool:
+        return t.is_cpu and t.is_contiguous()
+
     def checksum(codes: Tensor, weight: Tensor, bias: Tensor | None) -> int:
-        if not (codes.is_contiguous() and weight.is_contiguous() and (bias is None or bias.is_contiguous())):
+        if not (readable(codes) and readable(weight) and (bias is None or readable(bias))):
             return op(codes, weight, bias)
         third = (None, -1) if bias is None else (bias.data_ptr(), bias.nbytes)
         return native(codes.data_ptr(), codes.nbytes, weight.data_ptr(), weight.nbytes, *third)

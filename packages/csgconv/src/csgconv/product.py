@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import ops
 from .layouts import Layer, table
@@ -130,9 +131,9 @@ LARGE = 1 << 20  # products that are worth a longer way
 
 
 def multiplied(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:  # (m, k), (n, k) -> (m, n)
-    """`F.linear`; in float32 by oneDNN where torch has MKL for a processor that Intel did not make.
+    """`F.linear`; in float32 by oneDNN where torch has MKL for a processor with AVX-512 that Intel did not make.
 
-    MKL leaves the widest vectors of such processors unused: on an AMD EPYC it took twice as long.
+    MKL leaves AVX-512 unused there: on an AMD EPYC (family 26) it took up to twice as long.
     """
     if (
         a.dtype != torch.float32
@@ -141,18 +142,21 @@ def multiplied(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:  # (
         or torch.is_grad_enabled()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
         or not _mkl_is_slow()
         or not torch.backends.mkldnn.enabled
+        or ops.backends.active("cpu") != "native"
     ):
         return F.linear(a, b, bias)
-    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    dense = None if bias is None else bias.contiguous()  # oneDNN reads it as if it were
+    return torch.ops.mkldnn._linear_pointwise(a, b, dense, "none", [], "")
 
 
 @functools.cache
 def _mkl_is_slow() -> bool:
     has = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.csgconv, "foreign_x86")
-    return has and known and torch.ops.csgconv.foreign_x86()
+    known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.csgconv, "mkl_is_slow")
+    return has and known and torch.ops.csgconv.mkl_is_slow()
 
 
 def kernels(plan: Plan, sources: Sources, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -229,7 +233,9 @@ def gradients(
             if needs[0]:
                 of_codes.append((start, multiplied(slices, group.part(weight.to(dtype)).t())))
             if needs[1]:
-                of_weight.append(group.spread(multiplied(slices.t(), codes[start:end].to(dtype).t())))
+                # The small matrix first: the large one is read as it lies.
+                part = multiplied(codes[start:end].to(dtype).t(), slices.t()).t().contiguous()
+                of_weight.append(group.spread(part))
             if needs[2] and bias is not None:
                 of_bias.append(group.spread(slices.sum(0)))
         return (
