@@ -58,12 +58,15 @@ def forms(model: nn.Module) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
+def kept_kernels(model: nn.Module) -> dict[str, Tensor]:
+    """Those that a network which evaluates computes with, by what an ordinary network calls them."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, csgconv.CSGConv2d)}
+    return {f"{name}.weight": layer.generator.in_pass(layer.index) for name, layer in layers.items()}
+
+
 def in_memory_of(ours: nn.Module, plain: nn.Module) -> nn.Module:
     """A copy of `plain`, evaluating, that reads the parameters and the kept kernels of `ours`, which evaluates."""
-    numbers = {**ours.state_dict(keep_vars=True)}
-    for name, layer in ours.named_modules():
-        if isinstance(layer, csgconv.CSGConv2d):
-            numbers[f"{name}.weight"] = layer.generator.in_pass(layer.index)
+    numbers = ours.state_dict(keep_vars=True) | kept_kernels(ours)
     plain = copy.deepcopy(plain).eval()
     for name, number in plain.state_dict(keep_vars=True).items():
         number.data = numbers[name].detach()
@@ -113,10 +116,8 @@ def measure(name: str, part: str, batch: int, seconds: float, args: argparse.Nam
         nets = forms(model.eval())
         nets["again"], nets["plain"] = (in_memory_of(nets["ours"], nets["plain"]) for _ in range(2))
         calls = {**same({form: inferring(net, x) for form, net in nets.items()})}
-        for name, layer in nets["ours"].named_modules():
-            if isinstance(layer, csgconv.CSGConv2d):
-                kernel = layer.generator.in_pass(layer.index)
-                assert kernel.data_ptr() == nets["plain"].get_submodule(name).weight.data_ptr(), name
+        for name, kernel in kept_kernels(nets["ours"]).items():
+            assert kernel.data_ptr() == nets["plain"].get_parameter(name).data_ptr(), name
     else:
         calls = {**same({form: stepping(net, x, target) for form, net in forms(model).items()})}
         calls["products"] = floor(csgconv.generators(model)[0])["floor training"]
