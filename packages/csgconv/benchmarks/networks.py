@@ -116,8 +116,8 @@ def measure(name: str, part: str, batch: int, seconds: float, args: argparse.Nam
         nets = forms(model.eval())
         nets["again"], nets["plain"] = (in_memory_of(nets["ours"], nets["plain"]) for _ in range(2))
         calls = {**same({form: inferring(net, x) for form, net in nets.items()})}
-        for name, kernel in kept_kernels(nets["ours"]).items():
-            assert kernel.data_ptr() == nets["plain"].get_parameter(name).data_ptr(), name
+        for weight, kernel in kept_kernels(nets["ours"]).items():
+            assert kernel.data_ptr() == nets["plain"].get_parameter(weight).data_ptr(), weight
     else:
         calls = {**same({form: stepping(net, x, target) for form, net in forms(model).items()})}
         calls["products"] = floor(csgconv.generators(model)[0])["floor training"]
