@@ -121,7 +121,8 @@ def measure(name: str, part: str, batch: int, seconds: float, args: argparse.Nam
     else:
         calls = {**same({form: stepping(net, x, target) for form, net in forms(model).items()})}
         calls["products"] = floor(csgconv.generators(model)[0])["floor training"]
-    seen = interleave(calls, args.device, seconds, least=3, most=500)
+    least = 30 if part == "evaluation" and seconds > 0 else 3  # differences of a few percent are looked for
+    seen = interleave(calls, args.device, seconds, least, most=500)
 
     def over(form: str) -> float:
         """Round by round, as a machine shared with others is slow for seconds."""
