@@ -114,11 +114,17 @@ def test_writes_into_a_kept_kernel_are_seen_in_every_group(index):
             assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_onednn_multiplies_where_mkl_is_slow(bias, monkeypatch):
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
-        pytest.skip("this torch has no oneDNN")
+@pytest.fixture
+def onednn(monkeypatch):
+    """As where MKL is slow, for products of any size."""
+    if ops.backends.why["cpu"] or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("needs the native CPU kernels, and a torch with oneDNN")
     monkeypatch.setattr(product, "LARGE", 1)
+    monkeypatch.setattr(product, "_mkl_is_slow", lambda: True)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_onednn_multiplies_where_mkl_is_slow(bias, onednn, monkeypatch):
     found, counts = [], []
     for slow in (False, True):
         monkeypatch.setattr(product, "_mkl_is_slow", lambda slow=slow: slow)
@@ -132,9 +138,7 @@ def test_onednn_multiplies_where_mkl_is_slow(bias, monkeypatch):
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_of_gradients_and_batches_of_them_beside_onednn(monkeypatch):
-    monkeypatch.setattr(product, "LARGE", 1)
-    monkeypatch.setattr(product, "_mkl_is_slow", lambda: True)
+def test_gradients_of_gradients_and_batches_of_them_beside_onednn(onednn):
     made = generator().float()
     kernel = made.kernels()[0]
     (first,) = torch.autograd.grad(kernel.square().sum(), made.codes, create_graph=True)
@@ -148,18 +152,14 @@ def test_gradients_of_gradients_and_batches_of_them_beside_onednn(monkeypatch):
 
 
 @pytest.mark.parametrize("lay", [lambda b: torch.stack((b, b), 1)[:, 0], lambda b: b[:1].expand(b.shape)])
-def test_a_bias_that_is_not_dense(lay, monkeypatch):
-    monkeypatch.setattr(product, "LARGE", 1)
-    monkeypatch.setattr(product, "_mkl_is_slow", lambda: True)
+def test_a_bias_that_is_not_dense(lay, onednn):
     made = generator(bias=True).float()
     made.bias = torch.nn.Parameter(lay(made.bias.detach()))
     with torch.no_grad():
         torch.testing.assert_close(list(made.kernels()), one_by_one(made), rtol=1e-4, atol=1e-4)
 
 
-def test_tangents_of_gradients_beside_onednn(monkeypatch):
-    monkeypatch.setattr(product, "LARGE", 1)
-    monkeypatch.setattr(product, "_mkl_is_slow", lambda: True)
+def test_tangents_of_gradients_beside_onednn(onednn):
     made = generator().float()
     kernel = made.kernels()[0]
     with torch.autograd.forward_ad.dual_level():

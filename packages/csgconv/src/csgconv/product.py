@@ -133,7 +133,7 @@ LARGE = 1 << 20  # products that are worth a longer way
 def multiplied(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:  # (m, k), (n, k) -> (m, n)
     """`F.linear`; in float32 by oneDNN where torch has MKL for a processor with AVX-512 that Intel did not make.
 
-    MKL leaves AVX-512 unused there: on an AMD EPYC (family 26) it took up to twice as long.
+    On an AMD EPYC (family 26), the only one of them that was tried, MKL took up to twice as long.
     """
     if (
         a.dtype != torch.float32
