@@ -59,6 +59,18 @@ for c, paths, dtype, end, place in itertools.product(
 """
 
 
+# Three channels along three paths of enough images that their places are packed, and planes enough to be picked.
+PACKED = """
+for (height, width), end, place in itertools.product(((1, 1), (6, 7), (8, 8)), ends, (guarded, channels_last)):
+    index = torch.stack([torch.randperm(height * width) for _ in range(3)])
+    tables = [guarded(table.int(), end) for table in (index, index.argsort(1))]
+    for last in (False, True):
+        x = torch.randn(12, 3, height, width)
+        y = ops.traverse(place(x, end), *tables, last)
+        found = ops.traverse_adjoint(place(y, end), *tables, height, width, last)
+        torch.testing.assert_close(found, 3 * x)
+"""
+
 # All paths read one plane, the last in memory; blocks of its size are overwritten once they are given back.
 SHARED = """
 index = torch.stack([torch.randperm(1024) for _ in range(3)])
@@ -75,4 +87,4 @@ for dtype, end in itertools.product(dtypes, ends):
 def test_nothing_outside_of_the_tensors_is_read(level, monkeypatch):
     """In one process for all, each of which would take longer to start than to run."""
     monkeypatch.setenv("MALLOC_PERTURB_", "85")
-    run_guarded(GUARD + DEPTHWISE + TRAVERSE + SHARED, level)
+    run_guarded(GUARD + DEPTHWISE + TRAVERSE + PACKED + SHARED, level)

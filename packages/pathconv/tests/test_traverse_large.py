@@ -60,6 +60,8 @@ def test_bits_are_those_of_torch(level, batch, channels, paths, height, width, d
         (40, 1, "og", 3, 5),  # nothing but a tail
         (12, 3, "", 40, 30),  # pixels all over the plane
         (300, 3, "g", 64, 64),  # written past the cache
+        (11, 3, "g", 224, 224),  # too large for the cache: summed path by path
+        (11, 3, "", 212, 210),
     ],
 )
 def test_planes_are_picked_to_the_bit(level, batch, channels, paths, height, width):
@@ -79,3 +81,46 @@ def test_planes_are_picked_to_the_bit(level, batch, channels, paths, height, wid
             [pathconv.traverse_conv1d(part, tables, weight, bias, channels_last=channels_last) for part in x.split(8)]
         )
         assert torch.equal(pathconv.traverse_conv1d(x, tables, weight, bias, channels_last=channels_last), stem)
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width"),
+    [
+        (4, 1, 1),
+        (5, 5, 7),
+        (6, 4, 4),  # one tile
+        (9, 6, 8),  # whole tiles
+        (1, 8, 8),
+        (700, 32, 31),  # written past the cache
+    ],
+)
+def test_pixels_of_three_channels_along_three_paths_to_the_bit(level, batch, height, width):
+    """Places come three in a number for all samples but the last, behind which nothing may follow."""
+    generator = torch.Generator().manual_seed(0)
+    order = torch.stack([torch.randperm(height * width, generator=generator) for _ in range(3)])
+    tables = path_tables(torch.stack((order // width, order % width), -1), height, width)
+    many = torch.randn(batch, 3, height, width, generator=generator)
+    for x in (last(many), last(many)[:1].expand_as(many)):
+        y = torch.ops.pathconv.traverse(x, tables.index, tables.inverse, True)
+        assert torch.equal(y, torch.cat([x.flatten(2)[:, :, path] for path in order], 1))
+    many = torch.randn(batch, 9, height * width, generator=generator)
+    for y in (last(many), last(many)[:1].expand_as(many)):
+        first, second, third = (part[:, :, inverse.long()] for part, inverse in zip(y.chunk(3, 1), tables.inverse))
+        found = torch.ops.pathconv.traverse_adjoint(y, *tables, True)
+        assert torch.equal(found.flatten(2), first + second + third)
+
+
+def test_what_is_kept_of_a_table_follows_its_numbers(level):
+    """Tables that change where they lie, and more tables than are kept."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 3, 8, 6, generator=generator)
+    index, inverse = torch.empty(2, 3, 48, dtype=torch.int32)
+    for _ in range(150):
+        index.copy_(torch.stack([torch.randperm(48, generator=generator) for _ in range(3)]))
+        inverse.copy_(index.long().argsort(1))
+        wanted = torch.cat([x.flatten(2)[:, :, path.long()] for path in index], 1)
+        for lay in (Tensor.contiguous, last):
+            y = torch.ops.pathconv.traverse(lay(x), index, inverse, lay is last)
+            assert torch.equal(y, wanted)
+            found = torch.ops.pathconv.traverse_adjoint(y, index, inverse, 8, 6, lay is last)
+            torch.testing.assert_close(found, 3 * x)

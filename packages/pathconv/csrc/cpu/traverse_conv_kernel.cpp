@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "cpu/traverse_memory.h"
+#include "cpu/traverse_plan.h"
 
 namespace pathconv::traversal {
 namespace {
@@ -27,15 +28,15 @@ struct Blocks {
 };
 
 // None of images that are read with their channels side by side.
-std::vector<Picks> picks_for(const Params& a, ImageStrides xs, const int32_t* index, Place place) {
-  return pixel_stride(a, xs) > 1 ? std::vector<Picks>() : picks_of(a, index, place);
+Plan<Picks> picks_for(const Params& a, ImageStrides xs, const int32_t* index, Place place) {
+  return pixel_stride(a, xs) > 1 ? nullptr : plan_picks(a, index, place);
 }
 
 // Columns of one block after the other, for one thread.
 class Gatherer {
  public:
   Gatherer(const Params& a, const Blocks& blocks, const void* x, ImageStrides xs, const int32_t* index,
-           const std::vector<Picks>& picks, Place place)
+           const Plan<Picks>& picks, Place place)
       : a_(a), blocks_(blocks), x_(x), xs_(xs), index_(index), level_(place.level), direct_(pixel_stride(a, xs) > 0),
         picks_(data_of(picks)), columns_((a.paths * a.channels + 1) * blocks.size * bytes_of(accumulator_of(a.dtype))),
         sample_(direct_ ? 0 : a.channels * a.length() * bytes_of(a.dtype)) {}
@@ -89,7 +90,7 @@ void conv_as(const Params& a, const void* x, ImageStrides xs, const int32_t* ind
   const int64_t step = planar ? ys.c : ys.l;  // from row to row of the product
   const int64_t bytes = a.batch * a.outputs * length * sizeof(A);
   const bool stream = exact && streams(y, step * sizeof(A), bytes) && (planar || row == a.outputs);
-  const std::vector<Picks> picks = picks_for(a, xs, index, place);
+  const Plan<Picks> picks = picks_for(a, xs, index, place);
   // Rows that share cache lines are written together, which is faster past the cache.
   const bool staged = exact && !planar && row != a.outputs && bytes >= kStreamed;
   run(place.parallel, a.batch * blocks.count, blocks.size * a.outputs, [&](int64_t begin, int64_t end) {
@@ -199,7 +200,7 @@ void conv_grad_weight_as(const Params& a, const void* grad, SequenceStrides gs, 
   const int64_t rows = planar ? a.outputs : inputs + 1, row = padded(planar ? inputs + 1 : a.outputs);
   const int64_t units = a.batch * blocks.count, chunks = std::min(units, kMostChunks);
   std::vector<A> sums(chunks * rows * row + 16);
-  const std::vector<Picks> picks = picks_for(a, xs, index, place);
+  const Plan<Picks> picks = picks_for(a, xs, index, place);
   run(place.parallel, chunks, units / std::max(chunks, int64_t{1}) * blocks.size * a.outputs,
       [&](int64_t begin, int64_t end) {
         Gatherer gatherer(a, blocks, x, xs, index, picks, place);

@@ -4,6 +4,8 @@
 #include "common/vector.h"
 #include "cpu/traverse_job.h"
 
+#define ALWAYS_INLINE __attribute__((always_inline))
+
 namespace pathconv::traversal {
 namespace {
 
@@ -64,19 +66,31 @@ inline FloatVector read(const BFloat16* source, const int32_t* index) {
 inline void put(float* out, FloatVector v, bool stream) { put_line(out, (__m512i)v, stream); }
 inline void put(double* out, DoubleVector v, bool stream) { put_line(out, (__m512i)v, stream); }
 
-// Of four pieces.
-inline __m512 pick_of(const float* plane, const int32_t* at, __m512i lanes, __mmask16 second) {
-  const __m512 low = _mm512_permutex2var_ps(_mm512_loadu_ps(plane + at[0]), lanes, _mm512_loadu_ps(plane + at[1]));
-  const __m512 high = _mm512_permutex2var_ps(_mm512_loadu_ps(plane + at[2]), lanes, _mm512_loadu_ps(plane + at[3]));
-  return _mm512_mask_blend_ps(second, low, high);
+// From N pieces, of which the first two begin at `first`.
+template <int N>
+inline FloatVector pick_from(const float* plane, uint64_t first, const Picks& picks) {
+  const __m512i lanes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)picks.lanes));
+  const __mmask16 second = _mm512_test_epi32_mask(lanes, _mm512_set1_epi32(2 * kPicked));
+  const uint64_t some = picks.at[1], others = N > 4 ? picks.at[2] : 0;
+  const auto two = [=](int64_t low, int64_t high) ALWAYS_INLINE {
+    return _mm512_permutex2var_ps(_mm512_loadu_ps(plane + low), lanes, _mm512_loadu_ps(plane + high));
+  };
+  __m512 v = two(place_of(first, 0), place_of(first, 1));
+  v = _mm512_mask_blend_ps(second, v, two(place_of(some, 0), place_of(some, 1)));
+  if (N > 4) {
+    __m512 w = two(place_of(some, 2), place_of(others, 0));
+    if (N > 6) w = _mm512_mask_blend_ps(second, w, two(place_of(others, 1), place_of(others, 2)));
+    v = _mm512_mask_blend_ps(_mm512_test_epi32_mask(lanes, _mm512_set1_epi32(4 * kPicked)), v, w);
+  }
+  return (FloatVector)v;
 }
 inline FloatVector pick(const float* plane, const Picks& picks, const int32_t* index) {
-  if (__builtin_expect(picks.pieces == 0, false)) return read(plane, index);
-  const __m512i lanes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)picks.lanes));
-  const __m512 first = pick_of(plane, picks.at, lanes, picks.second);
-  if (picks.pieces == kPieces / 2) return (FloatVector)first;
-  const __m512 more = pick_of(plane, picks.at + kPieces / 2, lanes, picks.second);
-  return (FloatVector)_mm512_mask_blend_ps(picks.third, first, more);
+  const uint64_t first = picks.at[0];
+  const int64_t pieces = place_of(first, 2);
+  if (pieces == 4) return pick_from<4>(plane, first, picks);
+  if (pieces == 6) return pick_from<6>(plane, first, picks);
+  if (pieces == 8) return pick_from<8>(plane, first, picks);
+  return read(plane, index);
 }
 #elif LEVEL_BYTES == 32
 inline void put_part(void* out, __m256i part, bool stream) {
@@ -124,13 +138,19 @@ inline void ask_to_write(const void* memory) {
 // Into the second-level cache the lines that begin in the i-th piece of `size` bytes: each once, evenly among the work,
 // so that what is asked for does not keep what is needed now waiting. (GCC drops calls that do nothing but ask, hence
 // the attribute.)
-#define ALWAYS_INLINE __attribute__((always_inline))
 ALWAYS_INLINE inline void ask_for_piece(const char* memory, int64_t i, int64_t size) {
   for (int64_t line = (i * size + 63) / 64 * 64; line < (i + 1) * size; line += 64)
     __builtin_prefetch(memory + line, 0, 2);
 }
 ALWAYS_INLINE inline void ask_to_write_piece(const char* memory, int64_t i, int64_t size) {
   for (int64_t line = (i * size + 63) / 64 * 64; line < (i + 1) * size; line += 64) ask_to_write(memory + line);
+}
+
+// The i-th of kLines lines of a later sample that one of so many turns asks for: a third of them each from three places
+// of the sample, which memory brings sooner than as many in a row.
+template <int64_t kLines>
+ALWAYS_INLINE inline void ask_for_line(const char* sample, int64_t turns, int64_t turn, int64_t i) {
+  ask_for(sample + (i % 3 * turns + turn) * (kLines / 3 * 64) + i / 3 * 64);
 }
 
 inline void stream_line(const void* in, void* out) {
@@ -261,17 +281,25 @@ inline void stream_lines(const char* in, char* out, int64_t bytes) {
 // Positions of one turn, whole cache lines in all; results go past the cache in turns of so many bytes.
 constexpr int64_t kRun = 32, kRunBytes = 8192;
 
-// P paths of dense pixels of `kBytes` where these are known, else 0.
-template <class Pieces, int P, int64_t kBytes>
+// P paths of dense pixels of `kBytes` where these are known, else 0; whether their places come three in a number.
+template <class Pieces, int P, int64_t kBytes, bool packed = false>
 void gather_pixels_by(const PixelGather& job) {
   const int64_t paths = P > 0 ? P : job.paths, bytes = kBytes > 0 ? kBytes : job.bytes, length = job.length;
   const int64_t pixel = kBytes > 0 ? kBytes : job.pixel, position = paths * bytes;
   const char* const pixels = static_cast<const char*>(job.pixels);
-  const char* next = static_cast<const char*>(job.next != nullptr ? job.next : job.pixels);
+  const char* const sample = static_cast<const char*>(job.next != nullptr ? job.next : job.pixels);
+  const char* next = sample;
   const int32_t* const index = job.index;
+  const uint64_t* const places = job.places;
   char lines[kRunBytes + 64] __attribute__((aligned(64)));
   char* out = static_cast<char*>(job.out);
-  const auto gather = [&](int64_t l, char* to) {
+  const auto gather = [&](int64_t l, char* to) ALWAYS_INLINE {
+    if constexpr (packed) {
+      const uint64_t at = places[l];
+#pragma GCC unroll 4
+      for (int64_t p = 0; p < P; ++p, to += bytes) Pieces::copy(pixels + place_of(at, p) * 4, to, bytes);
+      return;
+    }
     const int32_t* at = index + l;
 #pragma GCC unroll 4
     for (int64_t p = 0; p < paths; ++p, at += length, to += bytes) {
@@ -289,7 +317,8 @@ void gather_pixels_by(const PixelGather& job) {
     if constexpr (P > 0) {
 #pragma GCC unroll 32
       for (int64_t i = 0; i < kRun; ++i) {
-        ask_for_piece(next, i, pixel);
+        if (!packed) ask_for_piece(next, i, pixel);
+        if (packed && i % 5 == 0 && i < 30) ask_for_line<6>(sample, length / kRun, l / kRun, i / 5);
         if (!stream) ask_to_write_piece(out, i, position);
         gather(l + i, to + i * position);
       }
@@ -309,6 +338,7 @@ void gather_pixels_by(const PixelGather& job) {
 }
 
 void gather_pixels(const PixelGather& job) {
+  if (job.places != nullptr) return gather_pixels_by<OnePiece<16>, 3, 12, true>(job);
   if (job.pixel >= job.bytes && job.bytes <= 16) {
     if (job.paths == 3 && job.bytes == 12 && job.pixel == 12) return gather_pixels_by<OnePiece<16>, 3, 12>(job);
     if (job.bytes > 8) return gather_pixels_by<OnePiece<16>, 0, 0>(job);

@@ -16,14 +16,23 @@ struct SequenceStrides {
   int64_t n, c, l;
 };
 
+// Where three things lie, as three numbers of 21 bits in one, so that one load brings them all.
+constexpr int kPlaceBits = 21;
+constexpr int64_t kPlaces = int64_t{1} << kPlaceBits;
+inline uint64_t places_of(int64_t first, int64_t second, int64_t third) {
+  return static_cast<uint64_t>(first) | static_cast<uint64_t>(second) << kPlaceBits |
+         static_cast<uint64_t>(third) << 2 * kPlaceBits;
+}
+inline int64_t place_of(uint64_t places, int64_t i) { return places >> i * kPlaceBits & (kPlaces - 1); }
+
 // Where 16 numbers of a plane lie: in up to kPieces pieces of as many neighbours, from which permutations pick them.
 // Paths that fill space stay in few pieces, as do the positions of neighbouring pixels: a gather takes longer.
 constexpr int64_t kPicked = 16, kPieces = 8;
 struct Picks {
-  int32_t at[kPieces];     // the first number of each piece
-  uint8_t lanes[kPicked];  // in two pieces side by side,
-  uint16_t second, third;  // of which two pairs of pieces follow the first pair, or two of pairs: masks of lanes
-  int32_t pieces;          // 4 or 8; 0 where there are more
+  uint8_t lanes[kPicked];  // of the pieces side by side
+  // Places: the first number of two pieces and how many pieces there are (4, 6 or 8; 0 where there are more), then the
+  // first numbers of the others.
+  uint64_t at[3];
 };
 
 // A plane of pixels read along P paths at once, so that it is in the cache from the second path on.
@@ -47,6 +56,9 @@ struct PixelGather {
   void* out;  // (length, P, bytes)
   const void* next;
   bool stream;
+  // Of each position, elements from the first pixel to those of three paths; or null. Three channels of float32, of
+  // which what follows the last pixel may be read.
+  const uint64_t* places = nullptr;
 };
 
 // The sums that turn P gathered planes, or positions, back into one.
@@ -58,6 +70,7 @@ struct PlaneSum {
   int64_t next;  // bytes from these planes to those of a later task
   bool stream;
   const Picks* picks = nullptr;  // (P, length / kPicked) of `inverse`, float32, or null
+  void* sums = nullptr;          // (length), picked path by path; or null: all paths at once
 };
 struct PixelSum {
   const void* positions;   // (length, P, channels)
@@ -69,7 +82,10 @@ struct PixelSum {
   // Slots of kSlot bytes, one per pixel and all zero, to which `index`, (P, length), scatters what is read; or null.
   void* slots = nullptr;
   const int32_t* index = nullptr;
-  bool stream = false;  // past the cache, from slots
+  bool stream = false;  // past the cache
+  // Of each pixel, elements from the first position to what it is the sum of; or null. Three paths of three channels of
+  // float32, dense, of which what follows the last position may be read.
+  const uint64_t* places = nullptr;
 };
 constexpr int64_t kTile = 16, kSlot = 16, kScatterAhead = 2048;  // pixels; bytes; bytes
 

@@ -3,12 +3,14 @@
 #include <vector>
 
 #include "cpu/traverse_memory.h"
+#include "cpu/traverse_plan.h"
 
 namespace pathconv::traversal {
 namespace {
 
 constexpr int64_t kLargeSample = 1 << 19;  // bytes of which two are too many for the cache
 constexpr int64_t kScatteredBatch = 4;     // samples that are worth slots for the pixels of one
+constexpr int64_t kPackedBatch = 4;        // samples that are worth places packed for them
 
 // Whether sums are scattered into slots, as pays where a sample does not stay in the cache: by shapes alone, so that no
 // number of threads decides in which order they add.
@@ -19,13 +21,19 @@ bool scatters(const Params& a, SequenceStrides gs) {
   return a.batch >= kScatteredBatch && is_accumulator(a.dtype) && bytes >= 8 && bytes <= kSlot && apart;
 }
 
+// Whether places are packed for the samples but the last, behind which nothing may follow: dense positions and pixels.
+bool packs(const Params& a, int64_t from_sample_to_sample) {
+  const bool threes = a.paths == 3 && a.channels == 3 && a.dtype == DType::float32;
+  return threes && a.batch >= kPackedBatch && 9 * a.length() <= kPlaces && from_sample_to_sample > 0;
+}
+
 // The sequence has its positions side by side: one plane per task.
 void gather_planes(const Params& a, const void* x, ImageStrides xs, const int32_t* index, void* y, SequenceStrides ys,
                    Place place) {
   const int64_t length = a.length(), element = bytes_of(a.dtype), last = (a.batch - 1) * xs.n + (a.channels - 1) * xs.c;
   const bool direct = pixel_stride(a, xs) == 1;
   const bool stream = streams(y, length * element, a.batch * a.paths * a.channels * length * element);
-  const std::vector<Picks> picks = picks_of(a, index, place);
+  const Plan<Picks> picks = plan_picks(a, index, place);
   run(place.parallel, a.batch * a.channels, a.paths * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> scratch;
     for (int64_t i = begin; i < end; ++i) {
@@ -50,6 +58,8 @@ void gather_pixels(const Params& a, const void* x, ImageStrides xs, const int32_
   const int64_t length = a.length(), element = bytes_of(a.dtype), bytes = a.channels * element;
   const bool direct = (a.channels == 1 || xs.c == 1) && pixel_stride(a, xs) > 0;
   const bool stream = streams(y, 64, a.batch * a.paths * bytes * length) && a.paths * bytes * length % 64 == 0;
+  Plan<uint64_t> places;
+  if (direct && packs(a, xs.n) && pixel_stride(a, xs) == 3) places = plan_places(index, length, 3, 0);
   run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> scratch;
     if (!direct) scratch = std::make_unique<Scratch>(length * bytes);
@@ -58,7 +68,8 @@ void gather_pixels(const Params& a, const void* x, ImageStrides xs, const int32_
       if (!direct) copy_image(a, sample, xs, scratch->data(), pixels_of(a), a.channels);
       place.level.gather_pixels({direct ? sample : scratch->data(), direct ? pixel_stride(a, xs) * element : bytes,
                                  index, a.paths, length, bytes, at(y, n * ys.n, a.dtype),
-                                 direct && n + 1 < end ? at(sample, xs.n, a.dtype) : nullptr, stream});
+                                 direct && n + 1 < end ? at(sample, xs.n, a.dtype) : nullptr, stream,
+                                 n + 1 < a.batch ? data_of(places) : nullptr});
     }
   });
 }
@@ -69,11 +80,13 @@ void sum_planes(const Params& a, const void* grad, SequenceStrides gs, const int
   const int64_t last = (a.batch - 1) * gs.n + (a.paths * a.channels - 1) * gs.c;
   const bool direct = pixel_stride(a, xs) == 1;
   const bool stream = direct && streams(x, length * element, a.batch * a.channels * length * element);
-  const std::vector<Picks> picks = picks_of(a, inverse, place);
+  const Plan<Picks> picks = plan_picks(a, inverse, place);
+  const bool apart = picks != nullptr && a.paths > 1 && a.paths * length * element >= kLargeSample;
   run(place.parallel, a.batch * a.channels, a.paths * length, [&](int64_t begin, int64_t end) {
-    std::unique_ptr<Scratch> sums, plane;
+    std::unique_ptr<Scratch> sums, plane, parts;
     std::vector<const void*> planes(a.paths);
     if (!direct) sums = std::make_unique<Scratch>(length * element);
+    if (apart) parts = std::make_unique<Scratch>(length * element);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / a.channels, c = i % a.channels;
       void* out = at(x, n * xs.n + c * xs.c, a.dtype);
@@ -90,9 +103,9 @@ void sum_planes(const Params& a, const void* grad, SequenceStrides gs, const int
           next = 0;
         }
       }
-      place.level.sum_planes(
-          a.dtype, a.dtype,
-          {planes.data(), inverse, a.paths, length, direct ? out : sums->data(), next, stream, data_of(picks)});
+      place.level.sum_planes(a.dtype, a.dtype,
+                             {planes.data(), inverse, a.paths, length, direct ? out : sums->data(), next, stream,
+                              data_of(picks), apart ? parts->data() : nullptr});
       if (!direct) copy_image(a, sums->data(), planes_of(a), out, xs, 1);
     }
   });
@@ -102,18 +115,21 @@ void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int
                 void* x, ImageStrides xs, Place place) {
   const int64_t length = a.length(), bytes = length * a.channels * bytes_of(a.dtype);
   const bool direct = dense_pixels(a, xs), scattered = scatters(a, gs);
-  const bool stream = direct && streams(x, bytes, a.batch * bytes);
+  // (Where slots are read for the last time, or by what moves: other reads would find little in the cache, too.)
+  const bool stream = direct && streams(x, bytes, a.batch * bytes * (scattered ? 1 : 1 + a.paths));
+  Plan<uint64_t> places;
+  if (!scattered && packs(a, gs.n) && gs.l == 9 && gs.c == 1) places = plan_places(inverse, length, 9, 3);
   run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> sums;
     if (!direct) sums = std::make_unique<Scratch>(bytes);
     const Scratch slots(scattered ? length * kSlot : 0);
     for (int64_t n = begin; n < end; ++n) {
       void* out = at(x, n * xs.n, a.dtype);
-      const int64_t next = n + 1 < end && a.paths * bytes < kLargeSample ? gs.n * bytes_of(a.dtype) : 0;
-      place.level.sum_pixels(
-          a.dtype, a.dtype,
-          {at(grad, n * gs.n, a.dtype), gs.l, a.channels * gs.c, inverse, a.paths, length, a.channels,
-           direct ? out : sums->data(), next, scattered ? slots.data() : nullptr, index, stream});
+      const int64_t next = n + 1 < end && !scattered ? gs.n * bytes_of(a.dtype) : 0;
+      place.level.sum_pixels(a.dtype, a.dtype,
+                             {at(grad, n * gs.n, a.dtype), gs.l, a.channels * gs.c, inverse, a.paths, length,
+                              a.channels, direct ? out : sums->data(), next, scattered ? slots.data() : nullptr, index,
+                              stream, n + 1 < a.batch ? data_of(places) : nullptr});
       if (!direct) copy_image(a, sums->data(), pixels_of(a), out, xs, a.channels);
     }
   });

@@ -50,35 +50,6 @@ void run(ParallelFor parallel, int64_t count, int64_t numbers, const F& body) {
   parallel(count, kGrain / std::max(numbers, int64_t{1}) + 1, call, &body);
 }
 
-constexpr int64_t kPickedPlanes = 32;  // that are worth finding the pieces
-
-// The pieces in which the numbers of (P, length) lie; none where planes are not picked.
-inline std::vector<Picks> picks_of(const Params& a, const int32_t* index, Place place) {
-  const int64_t length = a.length(), lines = length / kPicked;
-  if (!place.level.picks || a.dtype != DType::float32 || a.batch * a.channels < kPickedPlanes || lines == 0) return {};
-  std::vector<Picks> picks(a.paths * lines);
-  for (int64_t p = 0; p < a.paths; ++p) {
-    for (int64_t i = 0; i < lines; ++i) {
-      Picks& found = picks[p * lines + i];
-      const int32_t* const wanted = index + p * length + i * kPicked;
-      int32_t count = 0;
-      for (int64_t k = 0; k < kPicked; ++k) {
-        const int32_t first = static_cast<int32_t>(std::min<int64_t>(wanted[k] / kPicked * kPicked, length - kPicked));
-        int32_t piece = 0;
-        while (piece < count && found.at[piece] != first) ++piece;
-        if (piece == count && ++count > kPieces) break;
-        found.at[piece] = first;
-        found.lanes[k] = static_cast<uint8_t>(piece % 2 * kPicked + wanted[k] - first);
-        found.second |= static_cast<uint16_t>((piece / 2 % 2) << k);
-        found.third |= static_cast<uint16_t>((piece / 4) << k);
-      }
-      found.pieces = count > kPieces ? 0 : count <= kPieces / 2 ? kPieces / 2 : kPieces;
-    }
-  }
-  return picks;
-}
-inline const Picks* data_of(const std::vector<Picks>& picks) { return picks.empty() ? nullptr : picks.data(); }
-
 // The distance of neighbouring pixels where pixel q = row * width + column lies q times as far; else 0.
 inline int64_t pixel_stride(const Params& a, ImageStrides s) {
   if (a.width == 1) return a.height == 1 ? 1 : s.h;

@@ -70,7 +70,30 @@ void sum_picked_by(const PlaneSum& job) {
   if (stream) finish_streaming();
 }
 
+// Path by path, which asks the cache for one plane at a time.
+void sum_picked_apart(const PlaneSum& job) {
+  const int64_t length = job.length, lines = length / kPicked, whole = lines * kPicked;
+  float *const out = static_cast<float*>(job.out), *const sums = static_cast<float*>(job.sums);
+  const float* plane = static_cast<const float*>(job.planes[0]);
+  for (int64_t p = 0; p < job.paths; ++p) {
+    const bool last = p + 1 == job.paths;
+    const char* const later = static_cast<const char*>(job.planes[last ? 0 : p + 1]) + (last ? job.next : 0);
+    const int32_t* const inverse = job.inverse + p * length;
+    const Picks* const picks = job.picks + p * lines;
+    for (int64_t i = 0, q = 0; i < lines; ++i, q += kPicked) {
+      ask_for(later + q * sizeof(float));
+      FloatVector sum = pick(plane, picks[i], inverse + q);
+      if (p > 0) sum = load(sums + q) + sum;
+      last ? put(out + q, sum, job.stream) : store(sums + q, sum);
+    }
+    for (int64_t q = whole; q < length; ++q) out[q] = p == 0 ? plane[inverse[q]] : out[q] + plane[inverse[q]];
+    if (!last) plane = static_cast<const float*>(job.planes[p + 1]);
+  }
+  if (job.stream) finish_streaming();
+}
+
 void sum_picked(const PlaneSum& job) {
+  if (job.sums != nullptr) return sum_picked_apart(job);
   if (job.stream) return job.paths == 3 ? sum_picked_by<3, true>(job) : sum_picked_by<0, true>(job);
   return job.paths == 3 ? sum_picked_by<3, false>(job) : sum_picked_by<0, false>(job);
 }
@@ -248,6 +271,47 @@ void sum_or_scatter(const PixelSum& job) {
   job.slots != nullptr ? scatter_pieces<P, C, A, B>(job) : sum_pieces<P, C, A, B, true>(job);
 }
 
+// Three paths of three channels whose places come three in a number, pixel by pixel.
+void sum_threes(const PixelSum& job) {
+  typedef float Piece __attribute__((vector_size(16)));
+  constexpr int64_t kNumbers = 3 * kTile;  // of a tile: whole cache lines
+  const float* const positions = static_cast<const float*>(job.positions);
+  const uint64_t* const places = job.places;
+  const int64_t length = job.length, tiles = length / kTile;
+  const char* const next = static_cast<const char*>(job.positions) + job.next;
+  const auto sum = [=](int64_t q) ALWAYS_INLINE {
+    const uint64_t at = places[q];
+    Piece parts[3];
+#pragma GCC unroll 3
+    for (int64_t p = 0; p < 3; ++p) __builtin_memcpy(&parts[p], positions + place_of(at, p), 16);
+    return parts[0] + parts[1] + parts[2];
+  };
+  // The sums of one tile, and a number behind them, which those of the next tile replace.
+  const auto sum_tile = [=](int64_t turn, float* to) ALWAYS_INLINE {
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kTile; ++i) {
+      if (i < 9) ask_for_line<9>(next, tiles, turn, i);
+      const Piece pixel = sum(turn * kTile + i);
+      __builtin_memcpy(to + 3 * i, &pixel, 16);
+    }
+  };
+  float* out = static_cast<float*>(job.out);
+  int64_t turn = 0;
+  if (job.stream) {
+    float lines[kNumbers + 1] __attribute__((aligned(64)));
+    for (; turn < tiles; ++turn, out += kNumbers) {
+      sum_tile(turn, lines);
+      stream_lines(reinterpret_cast<const char*>(lines), reinterpret_cast<char*>(out), kNumbers * sizeof(float));
+    }
+    finish_streaming();
+  }
+  for (; turn + 1 < tiles; ++turn, out += kNumbers) sum_tile(turn, out);
+  for (int64_t q = turn * kTile; q < length; ++q, out += 3) {
+    const Piece pixel = sum(q);
+    __builtin_memcpy(out, &pixel, 12);
+  }
+}
+
 template <class T, class O>
 void sum_large_pixels(const PixelSum& job) {
   using A = typename AccumulatorOf<T>::type;
@@ -307,6 +371,7 @@ void sum_planes(DType in, DType out, const PlaneSum& job) {
   by_dtypes(in, out, [&](auto from, auto to) { sum_planes_of<decltype(from), decltype(to)>(job); });
 }
 void sum_pixels(DType in, DType out, const PixelSum& job) {
+  if (job.places != nullptr) return sum_threes(job);
   by_dtypes(in, out, [&](auto from, auto to) { sum_pixels_of<decltype(from), decltype(to)>(job); });
 }
 

@@ -1,0 +1,25 @@
+// What a kernel wants to know of a table of paths before it follows it: found out once, and kept for the last tables.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "cpu/traverse_kernel.h"
+
+namespace pathconv::traversal {
+
+template <class T>
+using Plan = std::shared_ptr<const std::vector<T>>;  // or null
+template <class T>
+const T* data_of(const Plan<T>& plan) {
+  return plan == nullptr ? nullptr : plan->data();
+}
+
+// Picks (P, length / kPicked) of the numbers of a table (P, length); none where planes are not picked.
+Plan<Picks> plan_picks(const Params&, const int32_t* table, Place);
+
+// Of each number of a table (3, length) the place of three paths: `step` times the number, and `path` more for each
+// path.
+Plan<uint64_t> plan_places(const int32_t* table, int64_t length, int64_t step, int64_t path);
+
+}  // namespace pathconv::traversal
