@@ -51,16 +51,6 @@ int64_t checksum_of(const Tensor& codes, const Tensor& weight, std::optional<Ten
   return static_cast<int64_t>(sum);
 }
 
-// Whether oneDNN is taken for quicker than MKL: on an AMD EPYC with AVX-512 it took half the time; no other processor
-// that Intel did not make was tried.
-bool mkl_is_slow() {
-#if defined(__x86_64__)
-  return leanconv::detect_isa() == leanconv::Isa::avx512 && !__builtin_cpu_is("intel");
-#else
-  return false;
-#endif
-}
-
 }  // namespace
 }  // namespace csgconv
 
@@ -78,7 +68,7 @@ STABLE_TORCH_LIBRARY_IMPL(csgconv, CPU, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(csgconv, CompositeExplicitAutograd, m) {
-  m.impl("mkl_is_slow", TORCH_BOX(&csgconv::mkl_is_slow));
+  m.impl("mkl_is_slow", TORCH_BOX(&leanconv::mkl_is_slow));
 }
 
 // What the op computes, of dense values; `bias` of -1 bytes is none. For ops.py alone: with all caches cold, the way

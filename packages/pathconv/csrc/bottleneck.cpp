@@ -13,6 +13,14 @@
 #include "cpu/bottleneck_kernel.h"
 #include "cpu_binding.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+#define MAYBE_ONEDNN
+// Null where torch was built without oneDNN.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_cpu__linear_pointwise(
+    AtenTensorHandle x, AtenTensorHandle weight, AtenTensorHandle* bias, const char* attr, const double** scalars,
+    int64_t num_scalars, const char** algorithm, AtenTensorHandle* out);
+#endif
+
 namespace pathconv::bottleneck {
 namespace {
 
@@ -44,10 +52,21 @@ class Matrix {
   int64_t rows_, columns_;
 };
 
-// out = a b, or out += a b
-void multiply(const Matrix& out, const Tensor& a, const Tensor& b, bool add = false) {
-  const Tensor target = out.tensor();
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(target.get(), target.get(), a.get(), b.get(), add, 1));
+struct Turned {
+  const Matrix matrix;
+  Tensor tensor() const { return matrix.turned(); }
+  Tensor turned() const { return matrix.tensor(); }
+};
+
+// a b in memory of its own, by oneDNN
+template <class A, class B>
+Tensor product(const A& a, const B& b) {
+  AtenTensorHandle out = nullptr;
+#ifdef MAYBE_ONEDNN
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_cpu__linear_pointwise(a.tensor().get(), b.turned().get(), nullptr, "none", nullptr, 0, nullptr, &out));
+#endif
+  return Tensor(out);
 }
 
 void check(const Tensor& t, const char* name, std::initializer_list<int64_t> shape, const Tensor& like) {
@@ -68,6 +87,11 @@ struct Problem {
   int64_t length = factor.has_value() ? rows / std::max<int64_t>(1, factor->size(0)) : 1;
   bool wide = y.scalar_type() == ScalarType::Double;
   const Level& level = level_for(current_isa);
+#ifdef MAYBE_ONEDNN
+  const bool onednn = !wide && leanconv::mkl_is_slow() && aoti_torch_cpu__linear_pointwise != nullptr;
+#else
+  const bool onednn = false;
+#endif
   // Rows that go together, and how many threads take how many of such chunks each.
   int64_t threads = torch::stable::get_num_threads();
   int64_t fitting = kHiddenBytes / (bytes_of(dtype_of(y)) * std::max<int64_t>(1, hidden));
@@ -87,6 +111,25 @@ struct Problem {
     if (factor.has_value()) check(*factor, "factor", {factor->size(0)}, y);
     STD_TORCH_CHECK(!factor.has_value() || rows == length * factor->size(0),
                     "y must have the same number of rows for each factor");
+  }
+
+  // out = a b, or out += a b
+  template <class A, class B>
+  void multiply(const Matrix& out, const A& a, const B& b, bool add = false) const {
+    if (!onednn) {
+      const Tensor target = out.tensor();
+      STABLE_TORCH_ERROR_CODE_CHECK(
+          aoti_torch_cpu_addmm_out(target.get(), target.get(), a.tensor().get(), b.tensor().get(), add, 1));
+      return;
+    }
+    const Tensor found = product(a, b);
+    const float* const from = static_cast<const float*>(found.const_data_ptr());
+    float* const to = static_cast<float*>(out.row(0));
+    if (!add) {
+      std::copy_n(from, found.numel(), to);
+    } else {
+      for (int64_t i = 0; i < found.numel(); ++i) to[i] += from[i];
+    }
   }
 
   const void* factors() const { return factor.has_value() ? factor->const_data_ptr() : nullptr; }
@@ -120,15 +163,20 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& y, std::option
     const Matrix results = a.matrix(active, piece, a.hidden).rows(0, count);
     const Matrix before = keep ? Matrix(hidden).rows(first, count) : results, to = Matrix(out).rows(first, count);
     a.level.normalize(a.wide, {{count, a.inputs}, eps, Matrix(y).row(first), rows.row(0), nullptr});
-    multiply(before, rows.tensor(), Matrix(widen).turned());
+    std::optional<Tensor> own;
+    if (a.onednn && !keep) {
+      own = product(rows, Turned{widen});
+    } else {
+      a.multiply(before, rows, Turned{widen});
+    }
     a.level.activate(a.wide, {{count, a.hidden},
                               hidden_eps,
-                              before.row(0),
+                              own.has_value() ? own->const_data_ptr() : before.row(0),
                               shift.const_data_ptr(),
                               weight.const_data_ptr(),
                               bias.const_data_ptr(),
                               results.row(0)});
-    multiply(to, results.tensor(), Matrix(narrow).turned());
+    a.multiply(to, results, Turned{narrow});
     a.level.residual(
         a.wide,
         {{count, a.outputs}, first, a.length, Matrix(x).row(first), a.factors(), end.const_data_ptr(), to.row(0)});
@@ -146,7 +194,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   check(hidden, "hidden", {a.rows, a.hidden}, y);
   const Tensor grad_y = torch::stable::new_empty(y, {a.rows, a.inputs});
   const Tensor normalized = a.memory(a.inputs), scales = a.memory(1), results = a.memory(a.hidden);
-  const Tensor inner = a.memory(a.hidden), outer = a.memory(factor.has_value() ? a.outputs : 0);
+  const Tensor inner = a.memory(a.onednn ? 0 : a.hidden), outer = a.memory(factor.has_value() ? a.outputs : 0);
   const int64_t pieces = std::max<int64_t>(1, a.pieces);
   const auto sums = [&](int64_t rows, int64_t columns) {
     return torch::stable::new_zeros(y, {pieces * rows, columns});
@@ -156,14 +204,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   a.run([&](int64_t piece, int64_t first, int64_t count) {
     const Matrix rows = a.matrix(normalized, piece, a.inputs).rows(0, count), to = Matrix(grad_y).rows(first, count);
     const Matrix active = a.matrix(results, piece, a.hidden).rows(0, count);
-    const Matrix slopes = a.matrix(inner, piece, a.hidden).rows(0, count);
     const Matrix given = Matrix(grad).rows(first, count);
     const Matrix arriving = factor.has_value() ? a.matrix(outer, piece, a.outputs).rows(0, count) : given;
     void* scale = Matrix(scales).row(piece * a.together);
     a.level.residual_grad(
         a.wide,
         {{count, a.outputs}, first, a.length, given.row(0), a.factors(), arriving.row(0), Matrix(by_end).row(piece)});
-    multiply(slopes, arriving.tensor(), Matrix(narrow).tensor());
+    std::optional<Tensor> own;
+    if (a.onednn) own = product(arriving, Matrix(narrow));
+    const Matrix slopes = own.has_value() ? Matrix(*own) : a.matrix(inner, piece, a.hidden).rows(0, count);
+    if (!a.onednn) a.multiply(slopes, arriving, Matrix(narrow));
     a.level.activate_grad(a.wide, {{{count, a.hidden},
                                     hidden_eps,
                                     Matrix(hidden).row(first),
@@ -175,10 +225,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
                                    Matrix(by_shift).row(piece),
                                    Matrix(by_weight).row(piece),
                                    Matrix(by_bias).row(piece)});
-    multiply(Matrix(by_narrow).rows(piece * a.outputs, a.outputs), arriving.turned(), active.tensor(), true);
+    a.multiply(Matrix(by_narrow).rows(piece * a.outputs, a.outputs), Turned{arriving}, active, true);
     a.level.normalize(a.wide, {{count, a.inputs}, eps, Matrix(y).row(first), rows.row(0), scale});
-    multiply(Matrix(by_widen).rows(piece * a.hidden, a.hidden), slopes.turned(), rows.tensor(), true);
-    multiply(to, slopes.tensor(), Matrix(widen).tensor());
+    a.multiply(Matrix(by_widen).rows(piece * a.hidden, a.hidden), Turned{slopes}, rows, true);
+    a.multiply(to, slopes, Matrix(widen));
     a.level.normalize_grad(a.wide, {{count, a.inputs}, rows.row(0), scale, to.row(0)});
   });
   const auto total = [&](const Tensor& t, int64_t rows) {
