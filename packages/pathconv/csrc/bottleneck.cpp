@@ -58,9 +58,16 @@ struct Turned {
   Tensor turned() const { return matrix.tensor(); }
 };
 
-// a b in memory of its own, by oneDNN
+// out = a b, or out += a b
 template <class A, class B>
-Tensor product(const A& a, const B& b) {
+void multiply_by_torch(const Matrix& out, const A& a, const B& b, bool add) {
+  const Tensor target = out.tensor();
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_cpu_addmm_out(target.get(), target.get(), a.tensor().get(), b.tensor().get(), add, 1));
+}
+
+template <class A, class B>
+Tensor multiply_by_onednn(const A& a, const B& b) {
   AtenTensorHandle out = nullptr;
 #ifdef MAYBE_ONEDNN
   STABLE_TORCH_ERROR_CODE_CHECK(
@@ -68,6 +75,11 @@ Tensor product(const A& a, const B& b) {
 #endif
   return Tensor(out);
 }
+
+struct Product {
+  std::optional<Tensor> own;
+  void* data;
+};
 
 void check(const Tensor& t, const char* name, std::initializer_list<int64_t> shape, const Tensor& like) {
   STD_TORCH_CHECK(t.dim() == static_cast<int64_t>(shape.size()) && t.is_contiguous() && t.device() == like.device(),
@@ -113,23 +125,27 @@ struct Problem {
                     "y must have the same number of rows for each factor");
   }
 
-  // out = a b, or out += a b
+  // a b: at `place`, or, where oneDNN makes it and it need not be there, in memory of its own.
   template <class A, class B>
-  void multiply(const Matrix& out, const A& a, const B& b, bool add = false) const {
+  Product multiply(const Matrix& place, const A& a, const B& b, bool there = false) const {
     if (!onednn) {
-      const Tensor target = out.tensor();
-      STABLE_TORCH_ERROR_CODE_CHECK(
-          aoti_torch_cpu_addmm_out(target.get(), target.get(), a.tensor().get(), b.tensor().get(), add, 1));
-      return;
+      multiply_by_torch(place, a, b, false);
+      return {std::nullopt, place.row(0)};
     }
-    const Tensor found = product(a, b);
+    Tensor found = multiply_by_onednn(a, b);
+    void* const data = found.mutable_data_ptr();
+    if (!there) return {std::move(found), data};
+    std::copy_n(static_cast<const float*>(data), found.numel(), static_cast<float*>(place.row(0)));
+    return {std::nullopt, place.row(0)};
+  }
+  // sum += a b
+  template <class A, class B>
+  void add_product(const Matrix& sum, const A& a, const B& b) const {
+    if (!onednn) return multiply_by_torch(sum, a, b, true);
+    const Tensor found = multiply_by_onednn(a, b);
     const float* const from = static_cast<const float*>(found.const_data_ptr());
-    float* const to = static_cast<float*>(out.row(0));
-    if (!add) {
-      std::copy_n(from, found.numel(), to);
-    } else {
-      for (int64_t i = 0; i < found.numel(); ++i) to[i] += from[i];
-    }
+    float* const to = static_cast<float*>(sum.row(0));
+    for (int64_t i = 0; i < found.numel(); ++i) to[i] += from[i];
   }
 
   const void* factors() const { return factor.has_value() ? factor->const_data_ptr() : nullptr; }
@@ -161,25 +177,25 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& y, std::option
   a.run([&](int64_t piece, int64_t first, int64_t count) {
     const Matrix rows = a.matrix(normalized, piece, a.inputs).rows(0, count);
     const Matrix results = a.matrix(active, piece, a.hidden).rows(0, count);
-    const Matrix before = keep ? Matrix(hidden).rows(first, count) : results, to = Matrix(out).rows(first, count);
+    const Matrix to = Matrix(out).rows(first, count);
     a.level.normalize(a.wide, {{count, a.inputs}, eps, Matrix(y).row(first), rows.row(0), nullptr});
-    std::optional<Tensor> own;
-    if (a.onednn && !keep) {
-      own = product(rows, Turned{widen});
-    } else {
-      a.multiply(before, rows, Turned{widen});
-    }
+    const Product before = a.multiply(keep ? Matrix(hidden).rows(first, count) : results, rows, Turned{widen}, keep);
     a.level.activate(a.wide, {{count, a.hidden},
                               hidden_eps,
-                              own.has_value() ? own->const_data_ptr() : before.row(0),
+                              before.data,
                               shift.const_data_ptr(),
                               weight.const_data_ptr(),
                               bias.const_data_ptr(),
                               results.row(0)});
-    a.multiply(to, results, Turned{narrow});
-    a.level.residual(
-        a.wide,
-        {{count, a.outputs}, first, a.length, Matrix(x).row(first), a.factors(), end.const_data_ptr(), to.row(0)});
+    const Product z = a.multiply(to, results, Turned{narrow});
+    a.level.residual(a.wide, {{count, a.outputs},
+                              first,
+                              a.length,
+                              Matrix(x).row(first),
+                              z.data,
+                              a.factors(),
+                              end.const_data_ptr(),
+                              to.row(0)});
   });
   return {out, hidden};
 }
@@ -199,7 +215,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const auto sums = [&](int64_t rows, int64_t columns) {
     return torch::stable::new_zeros(y, {pieces * rows, columns});
   };
-  const Tensor by_widen = sums(a.hidden, a.inputs), by_narrow = sums(a.outputs, a.hidden), by_shift = sums(1, a.hidden);
+  const Tensor by_widen = sums(a.inputs, a.hidden), by_narrow = sums(a.outputs, a.hidden), by_shift = sums(1, a.hidden);
   const Tensor by_weight = sums(1, a.hidden), by_bias = sums(1, a.hidden), by_end = sums(1, a.outputs);
   a.run([&](int64_t piece, int64_t first, int64_t count) {
     const Matrix rows = a.matrix(normalized, piece, a.inputs).rows(0, count), to = Matrix(grad_y).rows(first, count);
@@ -210,10 +226,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     a.level.residual_grad(
         a.wide,
         {{count, a.outputs}, first, a.length, given.row(0), a.factors(), arriving.row(0), Matrix(by_end).row(piece)});
-    std::optional<Tensor> own;
-    if (a.onednn) own = product(arriving, Matrix(narrow));
-    const Matrix slopes = own.has_value() ? Matrix(*own) : a.matrix(inner, piece, a.hidden).rows(0, count);
-    if (!a.onednn) a.multiply(slopes, arriving, Matrix(narrow));
+    const Product by_active = a.multiply(a.matrix(inner, piece, a.hidden).rows(0, count), arriving, Matrix(narrow));
+    const Matrix slopes = {y, by_active.data, count, a.hidden};
     a.level.activate_grad(a.wide, {{{count, a.hidden},
                                     hidden_eps,
                                     Matrix(hidden).row(first),
@@ -225,10 +239,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
                                    Matrix(by_shift).row(piece),
                                    Matrix(by_weight).row(piece),
                                    Matrix(by_bias).row(piece)});
-    a.multiply(Matrix(by_narrow).rows(piece * a.outputs, a.outputs), Turned{arriving}, active, true);
+    a.add_product(Matrix(by_narrow).rows(piece * a.outputs, a.outputs), Turned{arriving}, active);
     a.level.normalize(a.wide, {{count, a.inputs}, eps, Matrix(y).row(first), rows.row(0), scale});
-    a.multiply(Matrix(by_widen).rows(piece * a.hidden, a.hidden), Turned{slopes}, rows, true);
-    a.multiply(to, slopes, Matrix(widen));
+    // (Turned: oneDNN copies a first factor that is not dense, of which this is the smaller one.)
+    a.add_product(Matrix(by_widen).rows(piece * a.inputs, a.inputs), Turned{rows}, slopes);
+    a.multiply(to, slopes, Matrix(widen), true);
     a.level.normalize_grad(a.wide, {{count, a.inputs}, rows.row(0), scale, to.row(0)});
   });
   const auto total = [&](const Tensor& t, int64_t rows) {
@@ -236,8 +251,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     return pieces == 1 ? t : torch::stable::sum(torch::stable::view(t, shape), over);
   };
   const auto numbers = [&](const Tensor& t) { return torch::stable::select(total(t, 1), 0, 0); };
-  return {grad_y,           total(by_widen, a.hidden),   numbers(by_shift), numbers(by_weight),
-          numbers(by_bias), total(by_narrow, a.outputs), numbers(by_end)};
+  const Tensor of_widen = torch::stable::contiguous(torch::stable::transpose(total(by_widen, a.inputs), 0, 1));
+  return {
+      grad_y,         of_widen, numbers(by_shift), numbers(by_weight), numbers(by_bias), total(by_narrow, a.outputs),
+      numbers(by_end)};
 }
 
 }  // namespace

@@ -36,10 +36,10 @@ struct ActivateGrad : Activate {
   void *grad, *grad_shift, *grad_weight, *grad_bias;
 };
 
-// out = x + factor * (out + end), where a factor belongs to `length` rows; no factor is one
+// out = x + factor * (z + end), where a factor belongs to `length` rows; no factor is one; z may be in place
 struct Residual : Rows {
   int64_t first, length;  // first: of all rows, which row this begins with
-  const void *x, *factor, *end;
+  const void *x, *z, *factor, *end;
   void* out;
 };
 // out = factor * grad; grad_end (channels) grows by its sum. Without factor, out is not written.

@@ -20,6 +20,16 @@ inline A total(Vector<A> sum) {
   return lanes[0];
 }
 
+// Numbers of a row: a vector of them, or, at its end, as many as live.
+template <bool whole, class A>
+inline Vector<A> read(const A* p, int64_t live) {
+  return whole ? load(p) : load_up_to(p, live);
+}
+template <bool whole, class A>
+inline void write(A* p, Vector<A> v, int64_t live) {
+  whole ? store(p, v) : store_up_to(p, v, live);
+}
+
 // One row, with `shift` added where there is one.
 template <class A>
 struct Row {
@@ -36,11 +46,15 @@ struct Row {
   }
 
   // Beyond the end of the row, zeros are read.
+  template <bool whole>
   inline V at(int64_t c) const {
-    const V v = load_up_to(x + c, channels - c);
-    return shift == nullptr ? v : v + load_up_to(shift + c, channels - c);
+    const V v = read<whole>(x + c, channels - c);
+    return shift == nullptr ? v : v + read<whole>(shift + c, channels - c);
   }
-  inline V normalized(int64_t c) const { return (at(c) - mean) * scale; }
+  template <bool whole>
+  inline V normalized(int64_t c) const {
+    return (at<whole>(c) - mean) * scale;
+  }
 
  private:
   // Of all x - mean, or their squares. (No lambda: GCC would compile it for the oldest processor.)
@@ -49,8 +63,8 @@ struct Row {
     V sums[4] = {};
     int64_t c = 0;
     for (; c + 4 * kStep <= channels; c += 4 * kStep)
-      for (int i = 0; i < 4; ++i) add<squared>(sums[i], at(c + i * kStep) - mean);
-    for (int i = 0; c < channels; c += kStep, ++i) add<squared>(sums[i], keep_lanes(at(c) - mean, live(c)));
+      for (int i = 0; i < 4; ++i) add<squared>(sums[i], at<true>(c + i * kStep) - mean);
+    for (int i = 0; c < channels; c += kStep, ++i) add<squared>(sums[i], keep_lanes(at<false>(c) - mean, live(c)));
     return total<A>((sums[0] + sums[1]) + (sums[2] + sums[3]));
   }
   template <bool squared>
@@ -65,7 +79,8 @@ void normalize_of(const Normalize& a) {
   for (int64_t r = 0; r < a.rows; ++r) {
     const Row<A> row(static_cast<const A*>(a.x) + r * a.channels, nullptr, a.channels, a.eps);
     A* out = static_cast<A*>(a.out) + r * a.channels;
-    for (int64_t c = 0; c < a.channels; c += kLanes<A>) store_up_to(out + c, row.normalized(c), a.channels - c);
+    for (int64_t c = 0; c < a.channels; c += kLanes<A>)
+      store_up_to(out + c, row.template normalized<false>(c), a.channels - c);
     if (a.scale != nullptr) static_cast<A*>(a.scale)[r] = row.scale;
   }
 }
@@ -91,34 +106,35 @@ void normalize_grad_of(const NormalizeGrad& a) {
   }
 }
 
+// Where there are several vectors, these are whole.
 template <int n, class A>
-inline void activate_vectors(const Activate& a, const Row<A>& row, int64_t c, A* out) {
+inline void activate_vectors(const Row<A>& row, const A* weight, const A* bias, int64_t c, A* out) {
   constexpr int64_t step = kLanes<A>;
   Vector<A> y[n], unused[n];
   for (int i = 0; i < n; ++i) {
-    const int64_t at = c + i * step, live = a.channels - at;
-    y[i] = row.normalized(at) * load_up_to(static_cast<const A*>(a.weight) + at, live) +
-           load_up_to(static_cast<const A*>(a.bias) + at, live);
+    const int64_t at = c + i * step, live = row.channels - at;
+    y[i] = row.template normalized<(n > 1)>(at) * read<(n > 1)>(weight + at, live) + read<(n > 1)>(bias + at, live);
   }
   gelu<false>(y, unused);
-  for (int i = 0; i < n; ++i) store_up_to(out + c + i * step, y[i], a.channels - c - i * step);
+  for (int i = 0; i < n; ++i) write<(n > 1)>(out + c + i * step, y[i], row.channels - c - i * step);
 }
 
 template <class A>
 void activate_of(const Activate& a) {
+  const A *const weight = static_cast<const A*>(a.weight), *const bias = static_cast<const A*>(a.bias);
   for (int64_t r = 0; r < a.rows; ++r) {
     const Row<A> row(static_cast<const A*>(a.x) + r * a.channels, static_cast<const A*>(a.shift), a.channels, a.eps);
     A* out = static_cast<A*>(a.out) + r * a.channels;
     int64_t c = 0;
-    for (; c + 4 * kLanes<A> <= a.channels; c += 4 * kLanes<A>) activate_vectors<4>(a, row, c, out);
-    for (; c < a.channels; c += kLanes<A>) activate_vectors<1>(a, row, c, out);
+    for (; c + 4 * kLanes<A> <= row.channels; c += 4 * kLanes<A>) activate_vectors<4>(row, weight, bias, c, out);
+    for (; c < row.channels; c += kLanes<A>) activate_vectors<1>(row, weight, bias, c, out);
   }
 }
 
-template <class A>
+template <bool whole, class A>
 inline void grow(void* sums, int64_t c, int64_t live, Vector<A> by) {
   A* place = static_cast<A*>(sums) + c;
-  store_up_to(place, load_up_to(place, live) + by, live);
+  write<whole>(place, read<whole>(place, live) + by, live);
 }
 
 // Of one row: its results, and the gradients of what was normalized, with their sums. Dead lanes hold zeros, as their
@@ -127,22 +143,23 @@ template <int n, class A>
 inline void activate_grad_vectors(const ActivateGrad& a, const Row<A>& row, int64_t c, A* out, A* grad, Vector<A>& sum,
                                   Vector<A>& product) {
   constexpr int64_t step = kLanes<A>;
+  constexpr bool whole = n > 1;
+  const A *const weight = static_cast<const A*>(a.weight), *const bias = static_cast<const A*>(a.bias);
   Vector<A> normalized[n], y[n], slope[n];
   for (int i = 0; i < n; ++i) {
-    const int64_t at = c + i * step, live = a.channels - at;
-    normalized[i] = row.normalized(at);
-    y[i] = normalized[i] * load_up_to(static_cast<const A*>(a.weight) + at, live) +
-           load_up_to(static_cast<const A*>(a.bias) + at, live);
+    const int64_t at = c + i * step, live = row.channels - at;
+    normalized[i] = row.template normalized<whole>(at);
+    y[i] = normalized[i] * read<whole>(weight + at, live) + read<whole>(bias + at, live);
   }
   gelu<true>(y, slope);
   for (int i = 0; i < n; ++i) {
-    const int64_t at = c + i * step, live = a.channels - at;
-    const Vector<A> d = load_up_to(grad + at, live) * slope[i];
-    store_up_to(out + at, y[i], live);
-    grow<A>(a.grad_weight, at, live, d * normalized[i]);
-    grow<A>(a.grad_bias, at, live, d);
-    const Vector<A> g = d * load_up_to(static_cast<const A*>(a.weight) + at, live);
-    store_up_to(grad + at, g, live);
+    const int64_t at = c + i * step, live = row.channels - at;
+    const Vector<A> d = read<whole>(grad + at, live) * slope[i];
+    write<whole>(out + at, y[i], live);
+    grow<whole, A>(a.grad_weight, at, live, d * normalized[i]);
+    grow<whole, A>(a.grad_bias, at, live, d);
+    const Vector<A> g = d * read<whole>(weight + at, live);
+    write<whole>(grad + at, g, live);
     sum += g;
     product += g * normalized[i];
   }
@@ -161,9 +178,9 @@ void activate_grad_of(const ActivateGrad& a) {
     const A count = static_cast<A>(a.channels), mean = total<A>(sum) / count, slope = total<A>(product) / count;
     for (c = 0; c < a.channels; c += kLanes<A>) {
       const int64_t live = a.channels - c;
-      const Vector<A> g = row.scale * (load_up_to(grad + c, live) - mean - row.normalized(c) * slope);
+      const Vector<A> g = row.scale * (load_up_to(grad + c, live) - mean - row.template normalized<false>(c) * slope);
       store_up_to(grad + c, g, live);
-      grow<A>(a.grad_shift, c, live, g);
+      grow<false, A>(a.grad_shift, c, live, g);
     }
   }
 }
@@ -178,11 +195,12 @@ void residual_of(const Residual& a) {
   for (int64_t r = 0; r < a.rows; ++r) {
     const A factor = factor_of<A>(a.factor, a.first + r, a.length);
     const A *x = static_cast<const A*>(a.x) + r * a.channels, *end = static_cast<const A*>(a.end);
+    const A* z = static_cast<const A*>(a.z) + r * a.channels;
     A* out = static_cast<A*>(a.out) + r * a.channels;
     for (int64_t c = 0; c < a.channels; c += kLanes<A>) {
       const int64_t live = a.channels - c;
-      store_up_to(out + c, load_up_to(x + c, live) + factor * (load_up_to(out + c, live) + load_up_to(end + c, live)),
-                  live);
+      const Vector<A> change = load_up_to(z + c, live) + load_up_to(end + c, live);
+      store_up_to(out + c, load_up_to(x + c, live) + factor * change, live);
     }
   }
 }
@@ -197,7 +215,7 @@ void residual_grad_of(const ResidualGrad& a) {
       const int64_t live = a.channels - c;
       const Vector<A> g = factor * load_up_to(grad + c, live);
       if (a.factor != nullptr) store_up_to(out + c, g, live);
-      grow<A>(a.grad_end, c, live, g);
+      grow<false, A>(a.grad_end, c, live, g);
     }
   }
 }
