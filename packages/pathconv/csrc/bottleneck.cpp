@@ -1,5 +1,5 @@
 // The ops `pathconv::bottleneck*`: the second half of a block and its gradients, some rows at a time, so that what lies
-// between the matrix products stays in the caches. Products are torch's own, one thread each. They run on a CPU alone;
+// between the matrix products stays in the caches. Products are torch's own, by MKL or oneDNN. They run on a CPU alone;
 // bottleneck.py says when.
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/library.h>
@@ -15,7 +15,7 @@
 
 #if defined(__x86_64__) && defined(__linux__)
 #define MAYBE_ONEDNN
-// Null where torch was built without oneDNN.
+// As torch's shim_cpu.h has it, whose other headers are not stable; null where torch was built without oneDNN.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_cpu__linear_pointwise(
     AtenTensorHandle x, AtenTensorHandle weight, AtenTensorHandle* bias, const char* attr, const double** scalars,
     int64_t num_scalars, const char** algorithm, AtenTensorHandle* out);
@@ -28,6 +28,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kHiddenBytes = 1 << 20;  // of the hidden rows that are worked on together
+constexpr int64_t kLarge = 1 << 22;        // multiplications that are worth oneDNN, which compiles for each new shape
 constexpr int64_t kFewestRows = 512;       // for which products with the weights are worth reading these
 
 // Rows of numbers at `data`, as an operand of a product.
@@ -95,20 +96,25 @@ struct Problem {
   const Tensor &y, &widen, &shift, &weight, &bias, &narrow;
   const std::optional<Tensor>& factor;
   double eps, hidden_eps;
+  bool onednn;  // is wanted
   int64_t rows = y.size(0), inputs = y.size(1), hidden = widen.size(0), outputs = narrow.size(0);
   int64_t length = factor.has_value() ? rows / std::max<int64_t>(1, factor->size(0)) : 1;
   bool wide = y.scalar_type() == ScalarType::Double;
   const Level& level = level_for(current_isa);
-#ifdef MAYBE_ONEDNN
-  const bool onednn = !wide && leanconv::mkl_is_slow() && aoti_torch_cpu__linear_pointwise != nullptr;
-#else
-  const bool onednn = false;
-#endif
   // Rows that go together, and how many threads take how many of such chunks each.
   int64_t threads = torch::stable::get_num_threads();
   int64_t fitting = kHiddenBytes / (bytes_of(dtype_of(y)) * std::max<int64_t>(1, hidden));
   int64_t together = std::max<int64_t>(1, std::min(std::max(fitting, kFewestRows), (rows + threads - 1) / threads));
   int64_t chunks = (rows + together - 1) / together, pieces = std::min(threads, chunks);
+
+  bool by_onednn() const {
+#ifdef MAYBE_ONEDNN
+    return onednn && !wide && outputs > 0 && rows * inputs * hidden >= kLarge &&
+           aoti_torch_cpu__linear_pointwise != nullptr;
+#else
+    return false;
+#endif
+  }
 
   void check_all(const Tensor& x, const char* name) const {
     STD_TORCH_CHECK(wide || y.scalar_type() == ScalarType::Float, "y must be float32 or float64, but is ",
@@ -128,7 +134,7 @@ struct Problem {
   // a b: at `place`, or, where oneDNN makes it and it need not be there, in memory of its own.
   template <class A, class B>
   Product multiply(const Matrix& place, const A& a, const B& b, bool there = false) const {
-    if (!onednn) {
+    if (!by_onednn()) {
       multiply_by_torch(place, a, b, false);
       return {std::nullopt, place.row(0)};
     }
@@ -141,7 +147,7 @@ struct Problem {
   // sum += a b
   template <class A, class B>
   void add_product(const Matrix& sum, const A& a, const B& b) const {
-    if (!onednn) return multiply_by_torch(sum, a, b, true);
+    if (!by_onednn()) return multiply_by_torch(sum, a, b, true);
     const Tensor found = multiply_by_onednn(a, b);
     const float* const from = static_cast<const float*>(found.const_data_ptr());
     float* const to = static_cast<float*>(sum.row(0));
@@ -167,8 +173,8 @@ struct Problem {
 
 std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& y, std::optional<Tensor> factor, const Tensor& widen,
                                    const Tensor& shift, const Tensor& weight, const Tensor& bias, const Tensor& narrow,
-                                   const Tensor& end, double eps, double hidden_eps, bool keep) {
-  const Problem a = {y, widen, shift, weight, bias, narrow, factor, eps, hidden_eps};
+                                   const Tensor& end, double eps, double hidden_eps, bool keep, bool onednn) {
+  const Problem a = {y, widen, shift, weight, bias, narrow, factor, eps, hidden_eps, onednn};
   a.check_all(x, "x");
   check(end, "end", {a.outputs}, y);
   const Tensor out = torch::stable::new_empty(y, {a.rows, a.outputs});
@@ -203,14 +209,14 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& y, std::option
 // The gradients of y, widen, shift, weight, bias, narrow and end.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& grad, const Tensor& y, const Tensor& hidden, std::optional<Tensor> factor, const Tensor& widen,
-    const Tensor& shift, const Tensor& weight, const Tensor& bias, const Tensor& narrow, double eps,
-    double hidden_eps) {
-  const Problem a = {y, widen, shift, weight, bias, narrow, factor, eps, hidden_eps};
+    const Tensor& shift, const Tensor& weight, const Tensor& bias, const Tensor& narrow, double eps, double hidden_eps,
+    bool onednn) {
+  const Problem a = {y, widen, shift, weight, bias, narrow, factor, eps, hidden_eps, onednn};
   a.check_all(grad, "grad");
   check(hidden, "hidden", {a.rows, a.hidden}, y);
   const Tensor grad_y = torch::stable::new_empty(y, {a.rows, a.inputs});
   const Tensor normalized = a.memory(a.inputs), scales = a.memory(1), results = a.memory(a.hidden);
-  const Tensor inner = a.memory(a.onednn ? 0 : a.hidden), outer = a.memory(factor.has_value() ? a.outputs : 0);
+  const Tensor inner = a.memory(a.hidden), outer = a.memory(factor.has_value() ? a.outputs : 0);
   const int64_t pieces = std::max<int64_t>(1, a.pieces);
   const auto sums = [&](int64_t rows, int64_t columns) {
     return torch::stable::new_zeros(y, {pieces * rows, columns});
@@ -261,13 +267,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
 }  // namespace pathconv::bottleneck
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pathconv, m) {
+  m.def("mkl_is_slow() -> bool");
   m.def(
       "bottleneck(Tensor x, Tensor y, Tensor? factor, Tensor widen, Tensor shift, Tensor weight, Tensor bias, Tensor "
-      "narrow, Tensor end, float eps, float hidden_eps, bool keep) -> (Tensor out, Tensor hidden)");
+      "narrow, Tensor end, float eps, float hidden_eps, bool keep, bool onednn) -> (Tensor out, Tensor hidden)");
   m.def(
       "bottleneck_backward(Tensor grad, Tensor y, Tensor hidden, Tensor? factor, Tensor widen, Tensor shift, Tensor "
-      "weight, Tensor bias, Tensor narrow, float eps, float hidden_eps) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "weight, Tensor bias, Tensor narrow, float eps, float hidden_eps, bool onednn) -> (Tensor, Tensor, Tensor, "
+      "Tensor, Tensor, "
       "Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pathconv, CompositeExplicitAutograd, m) {
+  m.impl("mkl_is_slow", TORCH_BOX(&leanconv::mkl_is_slow));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pathconv, CPU, m) {

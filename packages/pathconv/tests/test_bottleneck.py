@@ -24,6 +24,10 @@ SIZES = {  # rows, d, h, e, factors
     "one of each": (1, 1, 1, 1, 1),
     "many rows": (5000, 3, 17, 2, 5),
     "many channels": (3, 130, 520, 65, None),
+    "products worth oneDNN": (1100, 60, 240, 60, 11),
+    "no inputs": (6, 0, 16, 4, 3),
+    "nothing hidden": (6, 4, 0, 4, 3),
+    "no outputs": (6, 4, 16, 0, 3),
 }
 pytestmark = pytest.mark.skipif(bool(ops.backends.why["cpu"]), reason="needs the native library")
 
@@ -58,7 +62,9 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-def test_equals_the_formula(size, dtype, level):
+@pytest.mark.parametrize("slow", (False, True), ids=("MKL", "oneDNN"))
+def test_equals_the_formula(size, dtype, level, slow, monkeypatch):
+    monkeypatch.setattr(bottleneck, "_mkl_is_slow", lambda: slow)
     given = arguments(*size, dtype=dtype)
     grad = draw(*given[0].shape, seed=20).to(dtype)
     exact = [t.double() if isinstance(t, torch.Tensor) else t for t in given]
@@ -130,16 +136,30 @@ def test_no_rows_and_threads():
     given = arguments(0, 4, 16, 4, None)
     found = differentiated(Bottleneck.apply, given, torch.ones(0, 4, dtype=torch.float64))
     assert found[0].shape == (0, 4) and all((t == 0).all() for t in found)
-    given, threads = arguments(3001, 12, 48, 12, None), torch.get_num_threads()
-    grad, found = draw(3001, 12, seed=20), []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            found.append(differentiated(Bottleneck.apply, given, grad))
-    finally:
-        torch.set_num_threads(threads)
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], rtol=1e-10, atol=1e-10)
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-3)):
+        given, threads = arguments(10001, 12, 48, 12, None, dtype), torch.get_num_threads()
+        grad, found = draw(10001, 12, seed=20).to(dtype), []
+        try:
+            for count in (1, 2, 3):
+                torch.set_num_threads(count)
+                found.append(differentiated(Bottleneck.apply, given, grad))
+        finally:
+            torch.set_num_threads(threads)
+        for other in found[1:]:
+            torch.testing.assert_close(other, found[0], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+@pytest.mark.parametrize(
+    ("rows", "slow", "allowed", "expected"),
+    [(1100, True, True, True), (1100, False, True, False), (1100, True, False, False), (50, True, True, False)],
+)
+def test_onednn_multiplies_where_mkl_is_slow(rows, slow, allowed, expected, monkeypatch, capfd):
+    monkeypatch.setattr(bottleneck, "_mkl_is_slow", lambda: slow)
+    given = arguments(rows, 60, 240, 60, None, torch.float32)
+    with torch.backends.mkldnn.flags(enabled=allowed), torch.backends.mkldnn.verbose(1):
+        Bottleneck.apply(*given)
+    assert ("primitive,exec" in capfd.readouterr().out) == expected
 
 
 def test_says_what_is_wrong():
@@ -153,7 +173,7 @@ def test_says_what_is_wrong():
         (8, good[8][:3], "end must have 4 entries"),
     ):
         with pytest.raises(RuntimeError, match=says):
-            torch.ops.pathconv.bottleneck(*good[:place], wrong, *good[place + 1 :], False)
+            torch.ops.pathconv.bottleneck(*good[:place], wrong, *good[place + 1 :], False, False)
 
 
 @pytest.fixture

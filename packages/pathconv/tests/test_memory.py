@@ -69,6 +69,10 @@ for (height, width), end, place in itertools.product(((1, 1), (6, 7), (8, 8)), e
         y = ops.traverse(place(x, end), *tables, last)
         found = ops.traverse_adjoint(place(y, end), *tables, height, width, last)
         torch.testing.assert_close(found, 3 * x)
+        one, found = place(x[:1], end), place(y[:1], end)  # and the same sample over and over
+        assert torch.equal(ops.traverse(one.expand_as(x), *tables, last), y[:1].expand_as(y))
+        found = ops.traverse_adjoint(found.expand_as(y), *tables, height, width, last)
+        torch.testing.assert_close(found, 3 * x[:1].expand_as(x))
 """
 
 # All paths read one plane, the last in memory; blocks of its size are overwritten once they are given back.

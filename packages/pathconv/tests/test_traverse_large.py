@@ -60,8 +60,6 @@ def test_bits_are_those_of_torch(level, batch, channels, paths, height, width, d
         (40, 1, "og", 3, 5),  # nothing but a tail
         (12, 3, "", 40, 30),  # pixels all over the plane
         (300, 3, "g", 64, 64),  # written past the cache
-        (11, 3, "g", 224, 224),  # too large for the cache: summed path by path
-        (11, 3, "", 212, 210),
     ],
 )
 def test_planes_are_picked_to_the_bit(level, batch, channels, paths, height, width):
@@ -86,7 +84,6 @@ def test_planes_are_picked_to_the_bit(level, batch, channels, paths, height, wid
 @pytest.mark.parametrize(
     ("batch", "height", "width"),
     [
-        (4, 1, 1),
         (5, 5, 7),
         (6, 4, 4),  # one tile
         (9, 6, 8),  # whole tiles
@@ -124,3 +121,37 @@ def test_what_is_kept_of_a_table_follows_its_numbers(level):
             assert torch.equal(y, wanted)
             found = torch.ops.pathconv.traverse_adjoint(y, index, inverse, 8, 6, lay is last)
             torch.testing.assert_close(found, 3 * x)
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width"),
+    [
+        (11, 213, 209),  # a tail
+        (28, 224, 224),  # written past the cache
+    ],
+)
+def test_planes_too_large_for_the_cache_are_summed_path_by_path(level, batch, height, width):
+    paths = [pathconv.PathConfig("hilbert"), pathconv.PathConfig("serpentine"), pathconv.PathConfig("raster")]
+    tables = path_tables(paths, height, width)
+    y = torch.randn(batch, 9, height * width, generator=torch.Generator().manual_seed(0))
+    first, second, third = (part[:, :, inverse.long()] for part, inverse in zip(y.chunk(3, 1), tables.inverse))
+    for channels_last in (False, True):
+        found = torch.ops.pathconv.traverse_adjoint(y, *tables, channels_last)
+        assert torch.equal(found.flatten(2), first + second + third)
+
+
+def test_places_take_all_of_their_bits():
+    """Almost 2 ** 21 numbers: of three paths' pixels, and of one plane."""
+    paths = [pathconv.PathConfig("serpentine", rotation=turn) for turn in (0, 90, 180)]
+    tables = path_tables(paths, 836, 836)
+    assert 2**21 * 0.99 < 3 * tables.index.shape[1] <= 2**21
+    x = last(torch.randn(4, 3, 836, 836, generator=torch.Generator().manual_seed(0)))
+    y = pathconv.traverse(x, tables)
+    for part, path in zip(y.chunk(3, 1), tables.index):
+        assert torch.equal(part, x.flatten(2)[:, :, path.long()])
+    tables = path_tables("og", 1448, 1448)
+    assert 2**21 * 0.99 < tables.index.shape[1] <= 2**21
+    x = torch.randn(32, 1, 1448, 1448, generator=torch.Generator().manual_seed(0))
+    y = pathconv.traverse(x, tables)
+    assert torch.equal(y, x.flatten(2)[:, :, tables.index[0].long()])
+    assert torch.equal(torch.ops.pathconv.traverse_adjoint(y, *tables, False), x)

@@ -21,10 +21,11 @@ bool scatters(const Params& a, SequenceStrides gs) {
   return a.batch >= kScatteredBatch && is_accumulator(a.dtype) && bytes >= 8 && bytes <= kSlot && apart;
 }
 
-// Whether places are packed for the samples but the last, behind which nothing may follow: dense positions and pixels.
-bool packs(const Params& a, int64_t from_sample_to_sample) {
+// Whether places `step` apart are packed for the samples but the last: behind each of these lies some more memory, if
+// no more than what the next sample adds to it. Where the stride is 0, all are the last.
+bool packs(const Params& a, int64_t stride, int64_t step) {
   const bool threes = a.paths == 3 && a.channels == 3 && a.dtype == DType::float32;
-  return threes && a.batch >= kPackedBatch && 9 * a.length() <= kPlaces && from_sample_to_sample > 0;
+  return threes && a.batch >= kPackedBatch && step * a.length() <= kPlaces && stride > 0;
 }
 
 // The sequence has its positions side by side: one plane per task.
@@ -59,7 +60,7 @@ void gather_pixels(const Params& a, const void* x, ImageStrides xs, const int32_
   const bool direct = (a.channels == 1 || xs.c == 1) && pixel_stride(a, xs) > 0;
   const bool stream = streams(y, 64, a.batch * a.paths * bytes * length) && a.paths * bytes * length % 64 == 0;
   Plan<uint64_t> places;
-  if (direct && packs(a, xs.n) && pixel_stride(a, xs) == 3) places = plan_places(index, length, 3, 0);
+  if (direct && pixel_stride(a, xs) == 3 && packs(a, xs.n, 3)) places = plan_places(index, length, 3, 0);
   run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> scratch;
     if (!direct) scratch = std::make_unique<Scratch>(length * bytes);
@@ -81,7 +82,7 @@ void sum_planes(const Params& a, const void* grad, SequenceStrides gs, const int
   const bool direct = pixel_stride(a, xs) == 1;
   const bool stream = direct && streams(x, length * element, a.batch * a.channels * length * element);
   const Plan<Picks> picks = plan_picks(a, inverse, place);
-  const bool apart = picks != nullptr && a.paths > 1 && a.paths * length * element >= kLargeSample;
+  const bool apart = data_of(picks) != nullptr && a.paths > 1 && a.paths * length * element >= kLargeSample;
   run(place.parallel, a.batch * a.channels, a.paths * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> sums, plane, parts;
     std::vector<const void*> planes(a.paths);
@@ -118,7 +119,7 @@ void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int
   // (Where slots are read for the last time, or by what moves: other reads would find little in the cache, too.)
   const bool stream = direct && streams(x, bytes, a.batch * bytes * (scattered ? 1 : 1 + a.paths));
   Plan<uint64_t> places;
-  if (!scattered && packs(a, gs.n) && gs.l == 9 && gs.c == 1) places = plan_places(inverse, length, 9, 3);
+  if (!scattered && gs.l == 9 && gs.c == 1 && packs(a, gs.n, 9)) places = plan_places(inverse, length, 9, 3);
   run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> sums;
     if (!direct) sums = std::make_unique<Scratch>(bytes);

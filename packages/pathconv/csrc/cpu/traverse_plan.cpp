@@ -8,7 +8,8 @@
 namespace pathconv::traversal {
 namespace {
 
-constexpr int64_t kPickedPlanes = 32;                      // that are worth finding the pieces
+constexpr int64_t kMostNumbers = 1 << 22;  // of a table that is picked: its plan and that of its inverse are kept
+constexpr int64_t kPickedPlanes = 32;      // that are worth finding the pieces
 constexpr int64_t kKeptPlans = 64, kKeptBytes = 64 << 20;  // and their tables
 
 // The plans of the last tables, each with a copy of its table and what else it was made of.
@@ -88,12 +89,14 @@ Picks picks_of(const int32_t* wanted, int64_t length) {
 Plan<Picks> plan_picks(const Params& a, const int32_t* table, Place place) {
   const int64_t length = a.length(), lines = length / kPicked;
   const bool picked = place.level.picks && a.dtype == DType::float32 && length <= kPlaces;
-  if (!picked || a.batch * a.channels < kPickedPlanes || lines == 0) return nullptr;
+  if (!picked || a.paths * length > kMostNumbers || a.batch * a.channels < kPickedPlanes || lines == 0) return nullptr;
   return recent<Picks>().plan(table, a.paths * length, {length}, [=, paths = a.paths] {
     std::vector<Picks> picks(paths * lines);
     for (int64_t p = 0; p < paths; ++p)
       for (int64_t i = 0; i < lines; ++i) picks[p * lines + i] = picks_of(table + p * length + i * kPicked, length);
-    return picks;
+    const auto gathered =
+        std::count_if(picks.begin(), picks.end(), [](const Picks& p) { return place_of(p.at[0], 2) == 0; });
+    return 2 * gathered > paths * lines ? std::vector<Picks>() : picks;
   });
 }
 

@@ -1,4 +1,5 @@
-// What a kernel wants to know of a table of paths before it follows it: found out once, and kept for the last tables.
+// What a kernel wants to know of a table of paths before it follows it: found out once, and kept for the last tables
+// (64 of each kind, in 64 MB with their tables at most).
 #pragma once
 
 #include <memory>
@@ -12,10 +13,11 @@ template <class T>
 using Plan = std::shared_ptr<const std::vector<T>>;  // or null
 template <class T>
 const T* data_of(const Plan<T>& plan) {
-  return plan == nullptr ? nullptr : plan->data();
+  return plan == nullptr || plan->empty() ? nullptr : plan->data();
 }
 
-// Picks (P, length / kPicked) of the numbers of a table (P, length); none where planes are not picked.
+// Picks (P, length / kPicked) of the numbers of a table (P, length); none where planes are not picked, nor where most
+// of them would have to be gathered even so.
 Plan<Picks> plan_picks(const Params&, const int32_t* table, Place);
 
 // Of each number of a table (3, length) the place of three paths: `step` times the number, and `path` more for each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -41,6 +42,20 @@ def formula(
     return x + z if factor is None else torch.addcmul(x, z, factor.repeat_interleave(len(y) // len(factor))[:, None])
 
 
+def onednn() -> bool:
+    """Whether float32 is multiplied by oneDNN: where torch has MKL on a processor with AVX-512 that Intel did not make.
+
+    On an AMD EPYC (family 26), the only one of them that was tried, MKL took twice as long.
+    """
+    return _mkl_is_slow() and torch.backends.mkldnn.enabled
+
+
+@functools.cache
+def _mkl_is_slow() -> bool:
+    has = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    return has and torch.ops.pathconv.mkl_is_slow()
+
+
 class Bottleneck(torch.autograd.Function):
     """`formula` by native code, a few rows at a time: of the h numbers per row, those before the inner norm are kept
     for the backward pass, and no others leave the caches. A backward pass that is differentiated itself takes
@@ -50,7 +65,7 @@ class Bottleneck(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, *rest: Any) -> Tensor:
         keep = any(ctx.needs_input_grad[1:])
-        out, hidden = torch.ops.pathconv.bottleneck(x, y, *rest, keep)
+        out, hidden = torch.ops.pathconv.bottleneck(x, y, *rest, keep, onednn())
         ctx.epsilons = rest[-2:]
         ctx.save_for_backward(x, y, *rest[:-2], hidden)
         return out
@@ -68,7 +83,7 @@ class Bottleneck(torch.autograd.Function):
         if not any(needs[1:]):
             return (grad, *[None] * 10)
         first, *others = torch.ops.pathconv.bottleneck_backward(
-            grad.contiguous(), given[1], hidden, *given[2:8], *ctx.epsilons
+            grad.contiguous(), given[1], hidden, *given[2:8], *ctx.epsilons, onednn()
         )
         return grad, first, None, *others, None, None
 
