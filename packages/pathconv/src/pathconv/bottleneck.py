@@ -47,13 +47,13 @@ def onednn() -> bool:
 
     On an AMD EPYC (family 26), the only one of them that was tried, MKL took twice as long.
     """
-    return _mkl_is_slow() and torch.backends.mkldnn.enabled
+    return _mkl_is_slow() and bool(torch.backends.mkldnn.enabled)
 
 
 @functools.cache
 def _mkl_is_slow() -> bool:
     has = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    return has and torch.ops.pathconv.mkl_is_slow()
+    return has and bool(torch.ops.pathconv.mkl_is_slow())
 
 
 class Bottleneck(torch.autograd.Function):
