@@ -96,7 +96,8 @@ Plan<Picks> plan_picks(const Params& a, const int32_t* table, Place place) {
       for (int64_t i = 0; i < lines; ++i) picks[p * lines + i] = picks_of(table + p * length + i * kPicked, length);
     const auto gathered =
         std::count_if(picks.begin(), picks.end(), [](const Picks& p) { return place_of(p.at[0], 2) == 0; });
-    return 2 * gathered > paths * lines ? std::vector<Picks>() : picks;
+    if (2 * gathered > paths * lines) picks.clear();
+    return picks;
   });
 }
 
