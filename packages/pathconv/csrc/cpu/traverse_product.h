@@ -2,7 +2,7 @@
 // once by each traverse_level_*.cpp, after its target pragma.
 #pragma once
 
-#include "cpu/traverse_sum.h"
+#include "cpu/traverse_sum_pixels.h"
 
 namespace pathconv::traversal {
 namespace {
