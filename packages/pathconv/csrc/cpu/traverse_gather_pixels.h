@@ -47,25 +47,17 @@ inline void stream_lines(const char* in, char* out, int64_t bytes) {
 // Positions of one turn, whole cache lines in all; results go past the cache in turns of so many bytes.
 constexpr int64_t kRun = 32, kRunBytes = 8192;
 
-// P paths of dense pixels of `kBytes` where these are known, else 0; whether their places come three in a number.
-template <class Pieces, int P, int64_t kBytes, bool packed = false>
+// P paths of dense pixels of `kBytes` where these are known, else 0.
+template <class Pieces, int P, int64_t kBytes>
 void gather_pixels_by(const PixelGather& job) {
   const int64_t paths = P > 0 ? P : job.paths, bytes = kBytes > 0 ? kBytes : job.bytes, length = job.length;
   const int64_t pixel = kBytes > 0 ? kBytes : job.pixel, position = paths * bytes;
   const char* const pixels = static_cast<const char*>(job.pixels);
-  const char* const sample = static_cast<const char*>(job.next != nullptr ? job.next : job.pixels);
-  const char* next = sample;
+  const char* next = static_cast<const char*>(job.next != nullptr ? job.next : job.pixels);
   const int32_t* const index = job.index;
-  const uint64_t* const places = job.places;
   char lines[kRunBytes + 64] __attribute__((aligned(64)));
   char* out = static_cast<char*>(job.out);
   const auto gather = [&](int64_t l, char* to) ALWAYS_INLINE {
-    if constexpr (packed) {
-      const uint64_t at = places[l];
-#pragma GCC unroll 4
-      for (int64_t p = 0; p < P; ++p, to += bytes) Pieces::copy(pixels + place_of(at, p) * 4, to, bytes);
-      return;
-    }
     const int32_t* at = index + l;
 #pragma GCC unroll 4
     for (int64_t p = 0; p < paths; ++p, at += length, to += bytes) {
@@ -83,8 +75,7 @@ void gather_pixels_by(const PixelGather& job) {
     if constexpr (P > 0) {
 #pragma GCC unroll 32
       for (int64_t i = 0; i < kRun; ++i) {
-        if (!packed) ask_for_piece(next, i, pixel);
-        if (packed && i % 5 == 0 && i < 30) ask_for_line<6>(sample, length / kRun, l / kRun, i / 5);
+        ask_for_piece(next, i, pixel);
         if (!stream) ask_to_write_piece(out, i, position);
         gather(l + i, to + i * position);
       }
@@ -103,8 +94,67 @@ void gather_pixels_by(const PixelGather& job) {
   if (stream) finish_streaming();
 }
 
+#if LEVEL_BYTES == 64
+// Four pixels of three channels at `place(0)`, ..., each in a slot of four numbers behind `lead` numbers.
+template <int lead, class Place>
+ALWAYS_INLINE inline __m512 four_pixels(const float* pixels, const Place& place) {
+  const auto one = [=](int64_t i) ALWAYS_INLINE { return _mm_loadu_ps(pixels + place(i) - lead); };
+  const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(one(0)), one(1), 1);
+  const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(one(2)), one(3), 1);
+  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+}
+
+// Line i of the three that 16 pixels fill, which lie in four vectors of slots.
+template <int lead>
+ALWAYS_INLINE inline __m512 line_of_threes(const __m512* slots, int i) {
+  const __m512i first = _mm512_setr_epi32(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18, 20);
+  const __m512i second = _mm512_setr_epi32(5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18, 20, 21, 22, 24, 25);
+  const __m512i third = _mm512_setr_epi32(10, 12, 13, 14, 16, 17, 18, 20, 21, 22, 24, 25, 26, 28, 29, 30);
+  const __m512i lanes = _mm512_add_epi32(i == 0 ? first : i == 1 ? second : third, _mm512_set1_epi32(lead));
+  return _mm512_permutex2var_ps(slots[i], lanes, slots[i + 1]);
+}
+
+// Three paths of three channels whose places come three in a number, 16 positions, nine lines, at a time.
+template <bool stream, int lead>
+void gather_threes_by(const PixelGather& job) {
+  const int64_t length = job.length, turns = length / kPicked;
+  const float* const pixels = static_cast<const float*>(job.pixels);
+  const char* const next = static_cast<const char*>(job.next != nullptr ? job.next : job.pixels);
+  const uint64_t* places = job.places;
+  float* out = static_cast<float*>(job.out);
+  for (int64_t turn = 0; turn < turns; ++turn, places += kPicked) {
+#pragma GCC unroll 3
+    for (int64_t part = 0; part < 3; ++part, out += 48) {
+      ask_for_line<3>(next, turns, turn, part);
+      __m512 slots[4];
+#pragma GCC unroll 4
+      for (int64_t k = 0; k < 4; ++k)
+        slots[k] = four_pixels<lead>(pixels, [=](int64_t i) ALWAYS_INLINE {
+          const int64_t pixel = part * kPicked + k * 4 + i;
+          return place_of(places[pixel / 3], pixel % 3);
+        });
+#pragma GCC unroll 3
+      for (int i = 0; i < 3; ++i) {
+        if (!stream) ask_to_write(out + 16 * i);
+        put_line(out + 16 * i, (__m512i)line_of_threes<lead>(slots, i), stream);
+      }
+    }
+  }
+  for (int64_t l = turns * kPicked; l < length; ++l, ++places)
+    for (int64_t p = 0; p < 3; ++p, out += 3) __builtin_memcpy(out, pixels + place_of(*places, p), 12);
+  if (stream) finish_streaming();
+}
+
+void gather_threes(const PixelGather& job) {
+  if (job.last) return job.stream ? gather_threes_by<true, 1>(job) : gather_threes_by<false, 1>(job);
+  return job.stream ? gather_threes_by<true, 0>(job) : gather_threes_by<false, 0>(job);
+}
+#endif
+
 void gather_pixels(const PixelGather& job) {
-  if (job.places != nullptr) return gather_pixels_by<OnePiece<16>, 3, 12, true>(job);
+#if LEVEL_BYTES == 64
+  if (job.places != nullptr) return gather_threes(job);
+#endif
   if (job.pixel >= job.bytes && job.bytes <= 16) {
     if (job.paths == 3 && job.bytes == 12 && job.pixel == 12) return gather_pixels_by<OnePiece<16>, 3, 12>(job);
     if (job.bytes > 8) return gather_pixels_by<OnePiece<16>, 0, 0>(job);

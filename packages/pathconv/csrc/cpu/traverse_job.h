@@ -35,6 +35,24 @@ struct Picks {
   uint64_t at[3];
 };
 
+// Lines of 16 sums in the order in which a path reaches the last number of each, so that its plane is read once from
+// one end to the other; among the lines of a block those of as many pieces stand together.
+constexpr int64_t kBlock = 64;
+struct PickBlock {
+  int64_t ask;          // the line of the plane, or beyond it of the next, to be asked for with the first of them
+  uint8_t counts[4];    // of lines in 4, 6, 8 and more pieces
+  Picks picks[kBlock];  // with the line of the sums in place of the number of pieces
+};
+
+// Runs of 16 pixels, each once for each of three paths, in the order in which the path reaches the last of them.
+constexpr int64_t kRuns = 32;
+struct RunBlock {
+  int64_t ask;                   // bytes from the first position to what is to be asked for with the first run
+  int32_t firsts, count;         // runs; those that are the first of their pixels stand before the others
+  int32_t to[kRuns];             // elements from the first pixel to the run
+  int32_t from[kRuns][kPicked];  // elements from the first position to what its pixels are the sums of
+};
+
 // A plane of pixels read along P paths at once, so that it is in the cache from the second path on.
 struct PlaneGather {
   const void* plane;     // readable 64 bytes beyond its end
@@ -57,8 +75,9 @@ struct PixelGather {
   const void* next;
   bool stream;
   // Of each position, elements from the first pixel to those of three paths; or null. Three channels of float32, of
-  // which what follows the last pixel may be read.
+  // which what follows the last pixel may be read, or (`last`) what precedes the first.
   const uint64_t* places = nullptr;
+  bool last = false;
 };
 
 // The sums that turn P gathered planes, or positions, back into one.
@@ -70,7 +89,9 @@ struct PlaneSum {
   int64_t next;  // bytes from these planes to those of a later task
   bool stream;
   const Picks* picks = nullptr;  // (P, length / kPicked) of `inverse`, float32, or null
-  void* sums = nullptr;          // (length), picked path by path; or null: all paths at once
+  // (P, length / kPicked / kBlock, rounded up), for planes that are read one by one, and their sums, (length); or null
+  const PickBlock* blocks = nullptr;
+  void* sums = nullptr;
 };
 struct PixelSum {
   const void* positions;   // (length, P, channels)
@@ -83,11 +104,14 @@ struct PixelSum {
   void* slots = nullptr;
   const int32_t* index = nullptr;
   bool stream = false;  // past the cache
-  // Of each pixel, elements from the first position to what it is the sum of; or null. Three paths of three channels of
-  // float32, dense, of which what follows the last position may be read.
-  const uint64_t* places = nullptr;
+  // (3 * length / kPicked / kRuns, rounded up) or null: three paths of three channels of float32, dense, of which what
+  // follows the last position may be read, or (`last`) what precedes the first. The sums of whole runs stay in `sums`,
+  // and those that are there from the sample before go to `previous`, or nowhere where it is null.
+  const RunBlock* runs = nullptr;
+  void *sums = nullptr, *previous = nullptr;
+  bool last = false;
 };
-constexpr int64_t kTile = 16, kSlot = 16, kScatterAhead = 2048;  // pixels; bytes; bytes
+constexpr int64_t kTile = 16, kSlot = 16, kScatterAhead = 8192;  // pixels; bytes; bytes
 
 // Accumulators, (P * C + 1, block) rows of numbers: pixels along the paths, widened, and a last row of ones.
 struct Columns {

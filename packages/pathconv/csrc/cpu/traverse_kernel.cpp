@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kLargeSample = 1 << 19;  // bytes of which two are too many for the cache
 constexpr int64_t kScatteredBatch = 4;     // samples that are worth slots for the pixels of one
-constexpr int64_t kPackedBatch = 4;        // samples that are worth places packed for them
+constexpr int64_t kSmallPlane = 1 << 13;   // bytes that are read sooner than the next can be brought
 
 // Whether sums are scattered into slots, as pays where a sample does not stay in the cache: by shapes alone, so that no
 // number of threads decides in which order they add.
@@ -21,11 +21,9 @@ bool scatters(const Params& a, SequenceStrides gs) {
   return a.batch >= kScatteredBatch && is_accumulator(a.dtype) && bytes >= 8 && bytes <= kSlot && apart;
 }
 
-// Whether places `step` apart are packed for the samples but the last: behind each of these lies some more memory, if
-// no more than what the next sample adds to it. Where the stride is 0, all are the last.
-bool packs(const Params& a, int64_t stride, int64_t step) {
-  const bool threes = a.paths == 3 && a.channels == 3 && a.dtype == DType::float32;
-  return threes && a.batch >= kPackedBatch && step * a.length() <= kPlaces && stride > 0;
+// The later one of a thread's tasks, up to `end`, whose planes are asked for during the i-th.
+int64_t later_task(int64_t i, int64_t end, int64_t bytes) {
+  return std::min(i + (bytes < kSmallPlane ? 2 : 1), end - 1);
 }
 
 // The sequence has its positions side by side: one plane per task.
@@ -46,7 +44,8 @@ void gather_planes(const Params& a, const void* x, ImageStrides xs, const int32_
         copy_image(a, job.plane, xs, scratch->data(), planes_of(a), 1);
         job.plane = scratch->data();
       } else if (i + 1 < end) {
-        job.next = at(x, (i + 1) / a.channels * xs.n + (i + 1) % a.channels * xs.c, a.dtype);
+        const int64_t later = later_task(i, end, length * element);
+        job.next = at(x, later / a.channels * xs.n + later % a.channels * xs.c, a.dtype);
       }
       place.level.gather_planes(element, job);
     }
@@ -59,8 +58,9 @@ void gather_pixels(const Params& a, const void* x, ImageStrides xs, const int32_
   const int64_t length = a.length(), element = bytes_of(a.dtype), bytes = a.channels * element;
   const bool direct = (a.channels == 1 || xs.c == 1) && pixel_stride(a, xs) > 0;
   const bool stream = streams(y, 64, a.batch * a.paths * bytes * length) && a.paths * bytes * length % 64 == 0;
+  // (Each sample has another one before or behind it, unless all are the same.)
   Plan<uint64_t> places;
-  if (direct && pixel_stride(a, xs) == 3 && packs(a, xs.n, 3)) places = plan_places(index, length, 3, 0);
+  if (direct && pixel_stride(a, xs) == 3 && xs.n > 0) places = plan_places(a, index, place);
   run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> scratch;
     if (!direct) scratch = std::make_unique<Scratch>(length * bytes);
@@ -69,8 +69,8 @@ void gather_pixels(const Params& a, const void* x, ImageStrides xs, const int32_
       if (!direct) copy_image(a, sample, xs, scratch->data(), pixels_of(a), a.channels);
       place.level.gather_pixels({direct ? sample : scratch->data(), direct ? pixel_stride(a, xs) * element : bytes,
                                  index, a.paths, length, bytes, at(y, n * ys.n, a.dtype),
-                                 direct && n + 1 < end ? at(sample, xs.n, a.dtype) : nullptr, stream,
-                                 n + 1 < a.batch ? data_of(places) : nullptr});
+                                 direct && n + 1 < end ? at(sample, xs.n, a.dtype) : nullptr, stream, data_of(places),
+                                 n + 1 == a.batch});
     }
   });
 }
@@ -81,17 +81,23 @@ void sum_planes(const Params& a, const void* grad, SequenceStrides gs, const int
   const int64_t last = (a.batch - 1) * gs.n + (a.paths * a.channels - 1) * gs.c;
   const bool direct = pixel_stride(a, xs) == 1;
   const bool stream = direct && streams(x, length * element, a.batch * a.channels * length * element);
-  const Plan<Picks> picks = plan_picks(a, inverse, place);
-  const bool apart = data_of(picks) != nullptr && a.paths > 1 && a.paths * length * element >= kLargeSample;
+  Plan<Picks> picks;
+  Plan<PickBlock> blocks;
+  if (a.paths > 1 && a.paths * length * element >= kLargeSample) {
+    blocks = plan_blocks(a, inverse, place);
+  } else {
+    picks = plan_picks(a, inverse, place);
+  }
   run(place.parallel, a.batch * a.channels, a.paths * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> sums, plane, parts;
     std::vector<const void*> planes(a.paths);
     if (!direct) sums = std::make_unique<Scratch>(length * element);
-    if (apart) parts = std::make_unique<Scratch>(length * element);
+    if (data_of(blocks) != nullptr) parts = std::make_unique<Scratch>(length * element);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / a.channels, c = i % a.channels;
       void* out = at(x, n * xs.n + c * xs.c, a.dtype);
-      int64_t next = i + 1 == end ? 0 : element * (c + 1 < a.channels ? gs.c : gs.n - (a.channels - 1) * gs.c);
+      const int64_t later = later_task(i, end, length * element);
+      int64_t next = element * ((later / a.channels - n) * gs.n + (later % a.channels - c) * gs.c);
       for (int64_t p = 0; p < a.paths; ++p) {
         const int64_t from = n * gs.n + (p * a.channels + c) * gs.c;
         planes[p] = at(grad, from, a.dtype);
@@ -106,7 +112,7 @@ void sum_planes(const Params& a, const void* grad, SequenceStrides gs, const int
       }
       place.level.sum_planes(a.dtype, a.dtype,
                              {planes.data(), inverse, a.paths, length, direct ? out : sums->data(), next, stream,
-                              data_of(picks), apart ? parts->data() : nullptr});
+                              data_of(picks), data_of(blocks), parts ? parts->data() : nullptr});
       if (!direct) copy_image(a, sums->data(), planes_of(a), out, xs, 1);
     }
   });
@@ -115,24 +121,40 @@ void sum_planes(const Params& a, const void* grad, SequenceStrides gs, const int
 void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int32_t* index, const int32_t* inverse,
                 void* x, ImageStrides xs, Place place) {
   const int64_t length = a.length(), bytes = length * a.channels * bytes_of(a.dtype);
-  const bool direct = dense_pixels(a, xs), scattered = scatters(a, gs);
+  const bool direct = dense_pixels(a, xs);
+  Plan<RunBlock> runs;  // (each sample has another one before or behind it)
+  if (direct && gs.l == 9 && gs.c == 1 && gs.n > 0) runs = plan_runs(a, inverse, place);
+  const bool running = data_of(runs) != nullptr, scattered = !running && scatters(a, gs);
   // (Where slots are read for the last time, or by what moves: other reads would find little in the cache, too.)
   const bool stream = direct && streams(x, bytes, a.batch * bytes * (scattered ? 1 : 1 + a.paths));
-  Plan<uint64_t> places;
-  if (!scattered && gs.l == 9 && gs.c == 1 && packs(a, gs.n, 9)) places = plan_places(inverse, length, 9, 3);
   run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
-    std::unique_ptr<Scratch> sums;
-    if (!direct) sums = std::make_unique<Scratch>(bytes);
-    const Scratch slots(scattered ? length * kSlot : 0);
+    std::unique_ptr<Scratch> copy;
+    if (!direct) copy = std::make_unique<Scratch>(bytes);
+    const Scratch slots(scattered ? length * kSlot : 0), sums(running ? bytes : 0);
+    void* previous = nullptr;
     for (int64_t n = begin; n < end; ++n) {
-      void* out = at(x, n * xs.n, a.dtype);
+      void* const out = at(x, n * xs.n, a.dtype);
       const int64_t next = n + 1 < end && !scattered ? gs.n * bytes_of(a.dtype) : 0;
-      place.level.sum_pixels(a.dtype, a.dtype,
-                             {at(grad, n * gs.n, a.dtype), gs.l, a.channels * gs.c, inverse, a.paths, length,
-                              a.channels, direct ? out : sums->data(), next, scattered ? slots.data() : nullptr, index,
-                              stream, n + 1 < a.batch ? data_of(places) : nullptr});
-      if (!direct) copy_image(a, sums->data(), pixels_of(a), out, xs, a.channels);
+      PixelSum job = {at(grad, n * gs.n, a.dtype),
+                      gs.l,
+                      a.channels * gs.c,
+                      inverse,
+                      a.paths,
+                      length,
+                      a.channels,
+                      direct ? out : copy->data(),
+                      next,
+                      scattered ? slots.data() : nullptr,
+                      index,
+                      stream};
+      if (running)
+        job.runs = runs->data(), job.sums = sums.data(), job.previous = previous, job.last = n + 1 == a.batch;
+      place.level.sum_pixels(a.dtype, a.dtype, job);
+      if (!direct) copy_image(a, copy->data(), pixels_of(a), out, xs, a.channels);
+      previous = out;
     }
+    if (running && previous != nullptr)
+      std::memcpy(previous, sums.data(), length / kPicked * kPicked * 3 * sizeof(float));
   });
 }
 

@@ -10,6 +10,8 @@ namespace {
 
 constexpr int64_t kMostNumbers = 1 << 22;  // of a table that is picked: its plan and that of its inverse are kept
 constexpr int64_t kPickedPlanes = 32;      // that are worth finding the pieces
+constexpr int64_t kPlannedSamples = 4;     // that are worth places or runs
+constexpr int64_t kAskAhead = 1 << 14;     // bytes, of which memory brings the last half a microsecond later
 constexpr int64_t kKeptPlans = 64, kKeptBytes = 64 << 20;  // and their tables
 
 // The plans of the last tables, each with a copy of its table and what else it was made of.
@@ -84,30 +86,132 @@ Picks picks_of(const int32_t* wanted, int64_t length) {
   return picks;
 }
 
+// Of a table (P, length), or nothing where most numbers would have to be gathered.
+std::vector<Picks> all_picks(const int32_t* table, int64_t paths, int64_t length) {
+  const int64_t lines = length / kPicked;
+  std::vector<Picks> picks(paths * lines);
+  for (int64_t p = 0; p < paths; ++p)
+    for (int64_t i = 0; i < lines; ++i) picks[p * lines + i] = picks_of(table + p * length + i * kPicked, length);
+  const auto gathered =
+      std::count_if(picks.begin(), picks.end(), [](const Picks& p) { return place_of(p.at[0], 2) == 0; });
+  if (2 * gathered > paths * lines) picks.clear();
+  return picks;
+}
+
+bool are_picked(const Params& a, Place place) {
+  const int64_t length = a.length();
+  return place.level.picks && a.dtype == DType::float32 && length <= kPlaces && a.paths * length <= kMostNumbers &&
+         a.batch * a.channels >= kPickedPlanes && length >= kPicked;
+}
+
+bool are_threes(const Params& a, Place place) {
+  return place.level.picks && a.dtype == DType::float32 && a.channels == 3 && a.paths == 3 &&
+         a.batch >= kPlannedSamples && 3 * a.length() <= std::min(kPlaces, kMostNumbers);
+}
+
+// The i-th of some lines of 16 numbers, or of some runs of 16 pixels, that paths reach.
+struct Reached {
+  int32_t last;  // position of its last number
+  int32_t path, line;
+};
+
+// By when they are reached.
+std::vector<Reached> reached(const int32_t* inverse, int64_t paths, int64_t length) {
+  std::vector<Reached> all;
+  for (int64_t p = 0; p < paths; ++p)
+    for (int64_t i = 0; i < length / kPicked; ++i) {
+      const int32_t* const numbers = inverse + p * length + i * kPicked;
+      all.push_back({*std::max_element(numbers, numbers + kPicked), static_cast<int32_t>(p), static_cast<int32_t>(i)});
+    }
+  std::stable_sort(all.begin(), all.end(), [](const Reached& a, const Reached& b) { return a.last < b.last; });
+  return all;
+}
+
+// How far ahead, in bytes, memory is asked for that is read in this order, `step` bytes of each, `position` bytes of
+// each position: before it is needed, by as long as memory may take, but not more than all.
+int64_t ask_ahead(const std::vector<Reached>& all, int64_t step, int64_t position) {
+  int64_t late = 0, i = 0;
+  for (const Reached& one : all) late = std::max(late, one.last * position - step * i++);
+  return std::min<int64_t>(late + kAskAhead, all.size() * step);
+}
+
+void block_path(const int32_t* inverse, const Picks* picks, int64_t length, std::vector<PickBlock>& blocks) {
+  const std::vector<Reached> all = reached(inverse, 1, length);
+  const int64_t lines = all.size(), ahead = ask_ahead(all, 64, sizeof(float)) / 64;
+  for (int64_t i = 0; i < lines; i += kBlock) {
+    PickBlock block = {};
+    block.ask = i + (ahead + kBlock - 1) / kBlock * kBlock;
+    int64_t count = 0;
+    for (int64_t kind = 0; kind < 4; ++kind)
+      for (int64_t k = i; k < std::min(i + kBlock, lines); ++k) {
+        const int64_t line = all[k].line, pieces = place_of(picks[line].at[0], 2);
+        if ((pieces == 0 ? 3 : pieces / 2 - 2) != kind) continue;
+        Picks& here = block.picks[count++] = picks[line];
+        here.at[0] = places_of(place_of(here.at[0], 0), place_of(here.at[0], 1), line);
+        ++block.counts[kind];
+      }
+    blocks.push_back(block);
+  }
+}
+
 }  // namespace
 
 Plan<Picks> plan_picks(const Params& a, const int32_t* table, Place place) {
-  const int64_t length = a.length(), lines = length / kPicked;
-  const bool picked = place.level.picks && a.dtype == DType::float32 && length <= kPlaces;
-  if (!picked || a.paths * length > kMostNumbers || a.batch * a.channels < kPickedPlanes || lines == 0) return nullptr;
-  return recent<Picks>().plan(table, a.paths * length, {length}, [=, paths = a.paths] {
-    std::vector<Picks> picks(paths * lines);
-    for (int64_t p = 0; p < paths; ++p)
-      for (int64_t i = 0; i < lines; ++i) picks[p * lines + i] = picks_of(table + p * length + i * kPicked, length);
-    const auto gathered =
-        std::count_if(picks.begin(), picks.end(), [](const Picks& p) { return place_of(p.at[0], 2) == 0; });
-    if (2 * gathered > paths * lines) picks.clear();
-    return picks;
+  if (!are_picked(a, place)) return nullptr;
+  const int64_t paths = a.paths, length = a.length();
+  return recent<Picks>().plan(table, paths * length, {length}, [=] { return all_picks(table, paths, length); });
+}
+
+Plan<PickBlock> plan_blocks(const Params& a, const int32_t* inverse, Place place) {
+  if (!are_picked(a, place)) return nullptr;
+  const int64_t paths = a.paths, length = a.length();
+  return recent<PickBlock>().plan(inverse, paths * length, {length}, [=] {
+    const std::vector<Picks> picks = all_picks(inverse, paths, length);
+    std::vector<PickBlock> blocks;
+    for (int64_t p = 0; p < paths && !picks.empty(); ++p)
+      block_path(inverse + p * length, picks.data() + p * (length / kPicked), length, blocks);
+    return blocks;
   });
 }
 
-Plan<uint64_t> plan_places(const int32_t* table, int64_t length, int64_t step, int64_t path) {
-  return recent<uint64_t>().plan(table, 3 * length, {length, step, path}, [=] {
+Plan<uint64_t> plan_places(const Params& a, const int32_t* table, Place place) {
+  if (!are_threes(a, place)) return nullptr;
+  const int64_t length = a.length();
+  return recent<uint64_t>().plan(table, 3 * length, {length}, [=] {
     const int32_t *second = table + length, *third = second + length;
     std::vector<uint64_t> places(length);
-    for (int64_t i = 0; i < length; ++i)
-      places[i] = places_of(step * table[i], step * second[i] + path, step * third[i] + 2 * path);
+    for (int64_t i = 0; i < length; ++i) places[i] = places_of(3 * table[i], 3 * second[i], 3 * third[i]);
     return places;
+  });
+}
+
+Plan<RunBlock> plan_runs(const Params& a, const int32_t* inverse, Place place) {
+  if (!are_threes(a, place)) return nullptr;
+  const int64_t length = a.length();
+  return recent<RunBlock>().plan(inverse, 3 * length, {length}, [=] {
+    const std::vector<Reached> all = reached(inverse, 3, length);
+    const int64_t runs = all.size(), step = 3 * 64, ahead = ask_ahead(all, step, 9 * sizeof(float));
+    std::vector<bool> begun(length / kPicked);
+    std::vector<RunBlock> blocks;
+    for (int64_t i = 0; i < runs; i += kRuns) {
+      RunBlock block = {};
+      block.ask = ahead + i * step;
+      const auto add = [&](const Reached& run) {
+        const int32_t* const numbers = inverse + run.path * length + run.line * kPicked;
+        block.to[block.count] = 3 * kPicked * run.line;
+        for (int64_t k = 0; k < kPicked; ++k) block.from[block.count][k] = 9 * numbers[k] + 3 * run.path;
+        ++block.count;
+      };
+      std::vector<Reached> others;
+      for (int64_t k = i; k < std::min(i + kRuns, runs); ++k) {
+        begun[all[k].line] ? others.push_back(all[k]) : add(all[k]);
+        begun[all[k].line] = true;
+      }
+      block.firsts = block.count;
+      for (const Reached& run : others) add(run);
+      blocks.push_back(block);
+    }
+    return blocks;
   });
 }
 

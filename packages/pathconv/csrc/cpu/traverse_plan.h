@@ -20,8 +20,12 @@ const T* data_of(const Plan<T>& plan) {
 // of them would have to be gathered even so.
 Plan<Picks> plan_picks(const Params&, const int32_t* table, Place);
 
-// Of each number of a table (3, length) the place of three paths: `step` times the number, and `path` more for each
-// path.
-Plan<uint64_t> plan_places(const int32_t* table, int64_t length, int64_t step, int64_t path);
+// The same of an inverse table for planes that are summed one by one.
+Plan<PickBlock> plan_blocks(const Params&, const int32_t* inverse, Place);
+
+// Three channels of float32, dense, along three paths: of each number of a table (3, length) the places of the pixels,
+// and of an inverse table the runs; none where the level has no use for them, or there are few samples.
+Plan<uint64_t> plan_places(const Params&, const int32_t* table, Place);
+Plan<RunBlock> plan_runs(const Params&, const int32_t* inverse, Place);
 
 }  // namespace pathconv::traversal

@@ -70,30 +70,61 @@ void sum_picked_by(const PlaneSum& job) {
   if (stream) finish_streaming();
 }
 
-// Path by path, which asks the cache for one plane at a time.
-void sum_picked_apart(const PlaneSum& job) {
-  const int64_t length = job.length, lines = length / kPicked, whole = lines * kPicked;
-  float *const out = static_cast<float*>(job.out), *const sums = static_cast<float*>(job.sums);
-  const float* plane = static_cast<const float*>(job.planes[0]);
-  for (int64_t p = 0; p < job.paths; ++p) {
-    const bool last = p + 1 == job.paths;
-    const char* const later = static_cast<const char*>(job.planes[last ? 0 : p + 1]) + (last ? job.next : 0);
-    const int32_t* const inverse = job.inverse + p * length;
-    const Picks* const picks = job.picks + p * lines;
-    for (int64_t i = 0, q = 0; i < lines; ++i, q += kPicked) {
-      ask_for(later + q * sizeof(float));
-      FloatVector sum = pick(plane, picks[i], inverse + q);
-      if (p > 0) sum = load(sums + q) + sum;
-      last ? put(out + q, sum, job.stream) : store(sums + q, sum);
+// A path's plane, the numbers that it has of each pixel, and sums on their way to `out`.
+struct Path {
+  const float* plane;
+  const int32_t* inverse;
+  float *sums, *out;
+  bool stream;
+};
+
+// Some lines of a block, all in N pieces, or gathered: of the first path, the last one, or one between.
+template <int N, bool first, bool last>
+ALWAYS_INLINE inline void sum_lines(const Path& path, const Picks* picks, int64_t count, const char* soon) {
+  for (int64_t i = 0; i < count; ++i) {
+    ask_for(soon + i * 64);
+    const uint64_t at = picks[i].at[0];
+    const int64_t q = place_of(at, 2) * kPicked;
+    FloatVector sum;
+    if constexpr (N > 0) {
+      sum = pick_from<N>(path.plane, at, picks[i]);
+    } else {
+      sum = read(path.plane, path.inverse + q);
     }
-    for (int64_t q = whole; q < length; ++q) out[q] = p == 0 ? plane[inverse[q]] : out[q] + plane[inverse[q]];
-    if (!last) plane = static_cast<const float*>(job.planes[p + 1]);
+    if (!first) sum = load(path.sums + q) + sum;
+    last ? put(path.out + q, sum, path.stream) : store(path.sums + q, sum);
   }
+}
+
+template <bool first, bool last>
+void sum_path(const PlaneSum& job, int64_t p) {
+  const int64_t length = job.length, lines = length / kPicked, blocks = (lines + kBlock - 1) / kBlock;
+  const Path path = {static_cast<const float*>(job.planes[p]), job.inverse + p * length, static_cast<float*>(job.sums),
+                     static_cast<float*>(job.out), job.stream};
+  const char* const plane = static_cast<const char*>(job.planes[p]);
+  const char* const next = static_cast<const char*>(job.planes[last ? 0 : p + 1]) + (last ? job.next : 0) - lines * 64;
+  for (const PickBlock* block = job.blocks + p * blocks; block < job.blocks + (p + 1) * blocks; ++block) {
+    const char* soon = (block->ask < lines ? plane : next) + block->ask * 64;
+    const Picks* picks = block->picks;
+    const auto done = [&](int64_t count) ALWAYS_INLINE { picks += count, soon += count * 64; };
+    sum_lines<4, first, last>(path, picks, block->counts[0], soon), done(block->counts[0]);
+    sum_lines<6, first, last>(path, picks, block->counts[1], soon), done(block->counts[1]);
+    sum_lines<8, first, last>(path, picks, block->counts[2], soon), done(block->counts[2]);
+    sum_lines<0, first, last>(path, picks, block->counts[3], soon);
+  }
+  for (int64_t q = lines * kPicked; q < length; ++q)
+    path.out[q] = first ? path.plane[path.inverse[q]] : path.out[q] + path.plane[path.inverse[q]];
+}
+
+// One plane after the other, each from one end to the other, which is what memory is quick at.
+void sum_apart(const PlaneSum& job) {
+  sum_path<true, false>(job, 0);
+  for (int64_t p = 1; p + 1 < job.paths; ++p) sum_path<false, false>(job, p);
+  sum_path<false, true>(job, job.paths - 1);
   if (job.stream) finish_streaming();
 }
 
 void sum_picked(const PlaneSum& job) {
-  if (job.sums != nullptr) return sum_picked_apart(job);
   if (job.stream) return job.paths == 3 ? sum_picked_by<3, true>(job) : sum_picked_by<0, true>(job);
   return job.paths == 3 ? sum_picked_by<3, false>(job) : sum_picked_by<0, false>(job);
 }
@@ -117,6 +148,7 @@ void by_dtypes(DType in, DType out, const F& f) {
 }
 void sum_planes(DType in, DType out, const PlaneSum& job) {
 #if LEVEL_BYTES == 64
+  if (job.blocks != nullptr) return sum_apart(job);
   if (job.picks != nullptr) return sum_picked(job);
 #endif
   by_dtypes(in, out, [&](auto from, auto to) { sum_planes_of<decltype(from), decltype(to)>(job); });

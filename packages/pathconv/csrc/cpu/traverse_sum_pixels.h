@@ -174,46 +174,50 @@ void sum_or_scatter(const PixelSum& job) {
   job.slots != nullptr ? scatter_pieces<P, C, A, B>(job) : sum_pieces<P, C, A, B, true>(job);
 }
 
-// Three paths of three channels whose places come three in a number, pixel by pixel.
-void sum_threes(const PixelSum& job) {
-  typedef float Piece __attribute__((vector_size(16)));
-  constexpr int64_t kNumbers = 3 * kTile;  // of a tile: whole cache lines
+#if LEVEL_BYTES == 64
+// Run by run, so that positions are read once from one end to the other, as memory likes them best.
+template <bool stream, int lead>
+void sum_runs_by(const PixelSum& job) {
+  const int64_t length = job.length, whole = length / kPicked * kPicked;
   const float* const positions = static_cast<const float*>(job.positions);
-  const uint64_t* const places = job.places;
-  const int64_t length = job.length, tiles = length / kTile;
-  const char* const next = static_cast<const char*>(job.positions) + job.next;
-  const auto sum = [=](int64_t q) ALWAYS_INLINE {
-    const uint64_t at = places[q];
-    Piece parts[3];
+  float *const sums = static_cast<float*>(job.sums), *const previous = static_cast<float*>(job.previous);
+  const auto run = [=](const RunBlock& block, int64_t k, const auto& put_sum) ALWAYS_INLINE {
+    const char* const soon = reinterpret_cast<const char*>(positions) + block.ask + k * 192;
+    __m512 slots[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      if (i < 3) ask_for(soon + 64 * i);
+      slots[i] = four_pixels<lead>(positions, [&](int64_t j) ALWAYS_INLINE { return block.from[k][4 * i + j]; });
+    }
 #pragma GCC unroll 3
-    for (int64_t p = 0; p < 3; ++p) __builtin_memcpy(&parts[p], positions + place_of(at, p), 16);
-    return parts[0] + parts[1] + parts[2];
+    for (int i = 0; i < 3; ++i) put_sum(block.to[k] + 16 * i, line_of_threes<lead>(slots, i));
   };
-  // The sums of one tile, and a number behind them, which those of the next tile replace.
-  const auto sum_tile = [=](int64_t turn, float* to) ALWAYS_INLINE {
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < kTile; ++i) {
-      if (i < 9) ask_for_line<9>(next, tiles, turn, i);
-      const Piece pixel = sum(turn * kTile + i);
-      __builtin_memcpy(to + 3 * i, &pixel, 16);
-    }
-  };
-  float* out = static_cast<float*>(job.out);
-  int64_t turn = 0;
-  if (job.stream) {
-    float lines[kNumbers + 1] __attribute__((aligned(64)));
-    for (; turn < tiles; ++turn, out += kNumbers) {
-      sum_tile(turn, lines);
-      stream_lines(reinterpret_cast<const char*>(lines), reinterpret_cast<char*>(out), kNumbers * sizeof(float));
-    }
-    finish_streaming();
+  const RunBlock* const end = job.runs + (3 * length / kPicked + kRuns - 1) / kRuns;
+  for (const RunBlock* block = job.runs; block < end; ++block) {
+    int64_t k = 0;
+    for (; k < block->firsts; ++k)
+      run(*block, k, [=](int64_t i, __m512 part) ALWAYS_INLINE {
+        if (previous != nullptr) put_line(previous + i, (__m512i)_mm512_load_ps(sums + i), stream);
+        _mm512_store_ps(sums + i, part);
+      });
+    for (; k < block->count; ++k)
+      run(*block, k, [=](int64_t i, __m512 part) ALWAYS_INLINE {
+        _mm512_store_ps(sums + i, _mm512_add_ps(_mm512_load_ps(sums + i), part));
+      });
   }
-  for (; turn + 1 < tiles; ++turn, out += kNumbers) sum_tile(turn, out);
-  for (int64_t q = turn * kTile; q < length; ++q, out += 3) {
-    const Piece pixel = sum(q);
-    __builtin_memcpy(out, &pixel, 12);
-  }
+  for (int64_t q = whole; q < length; ++q)
+    for (int64_t c = 0; c < 3; ++c) {
+      const auto part = [=](int64_t p) { return positions[job.inverse[p * length + q] * 9 + 3 * p + c]; };
+      static_cast<float*>(job.out)[3 * q + c] = part(0) + part(1) + part(2);
+    }
+  if (stream) finish_streaming();
 }
+
+void sum_runs(const PixelSum& job) {
+  if (job.last) return job.stream ? sum_runs_by<true, 1>(job) : sum_runs_by<false, 1>(job);
+  return job.stream ? sum_runs_by<true, 0>(job) : sum_runs_by<false, 0>(job);
+}
+#endif
 
 template <class T, class O>
 void sum_large_pixels(const PixelSum& job) {
@@ -258,7 +262,9 @@ void sum_pixels_of(const PixelSum& job) {
 }
 
 void sum_pixels(DType in, DType out, const PixelSum& job) {
-  if (job.places != nullptr) return sum_threes(job);
+#if LEVEL_BYTES == 64
+  if (job.runs != nullptr) return sum_runs(job);
+#endif
   by_dtypes(in, out, [&](auto from, auto to) { sum_pixels_of<decltype(from), decltype(to)>(job); });
 }
 
