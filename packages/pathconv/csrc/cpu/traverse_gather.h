@@ -135,6 +135,13 @@ inline void ask_to_write(const void* memory) {
   __builtin_prefetch(static_cast<const char*>(memory) + kWriteAhead, 1, 3);
 }
 
+// What goes past the cache still needs the address of its page, which may take as long to find as a line of memory:
+// where the `bytes` at `out` are the last of a page, the one behind it is asked for.
+ALWAYS_INLINE inline void ask_for_page(const void* out, int64_t bytes) {
+  constexpr uintptr_t kPage = 4096;
+  if (reinterpret_cast<uintptr_t>(out) % kPage + bytes > kPage) ask_for(static_cast<const char*>(out) + kPage);
+}
+
 // Into the second-level cache the lines that begin in the i-th piece of `size` bytes: each once, evenly among the work,
 // so that what is asked for does not keep what is needed now waiting. (GCC drops calls that do nothing but ask, hence
 // the attribute.)
@@ -187,7 +194,7 @@ void gather_planes_by(const PlaneGather& job) {
 #pragma GCC unroll 4
     for (int64_t p = 0; p < paths; ++p) {
       T* const to = out + p * out_path + l;
-      if (!stream) ask_to_write(to);
+      stream ? ask_for_page(to, 64) : ask_to_write(to);
       copy_line(plane, index + p * length + l, to, stream);
     }
   }
@@ -211,7 +218,7 @@ void pick_planes_by(const PlaneGather& job) {
 #pragma GCC unroll 4
     for (int64_t p = 0; p < paths; ++p) {
       float* const to = out + p * out_path + l;
-      if (!stream) ask_to_write(to);
+      stream ? ask_for_page(to, 64) : ask_to_write(to);
       put(to, pick(plane, picks[p * lines + i], index + p * length + l), stream);
     }
   }

@@ -86,7 +86,10 @@ void gather_pixels_by(const PixelGather& job) {
         gather(l + i, to + i * position);
       }
     }
-    if (stream) stream_lines(lines, out, kRun * position);
+    if (stream) {
+      ask_for_page(out, kRun * position);
+      stream_lines(lines, out, kRun * position);
+    }
   }
   // What is written with the last position must not reach beyond it.
   for (; l + 1 < length; ++l, out += position) gather(l, out);
@@ -135,7 +138,7 @@ void gather_threes_by(const PixelGather& job) {
         });
 #pragma GCC unroll 3
       for (int i = 0; i < 3; ++i) {
-        if (!stream) ask_to_write(out + 16 * i);
+        stream ? ask_for_page(out + 16 * i, 64) : ask_to_write(out + 16 * i);
         put_line(out + 16 * i, (__m512i)line_of_threes<lead>(slots, i), stream);
       }
     }

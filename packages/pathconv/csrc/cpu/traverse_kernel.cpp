@@ -46,6 +46,8 @@ void gather_planes(const Params& a, const void* x, ImageStrides xs, const int32_
       } else if (i + 1 < end) {
         const int64_t later = later_task(i, end, length * element);
         job.next = at(x, later / a.channels * xs.n + later % a.channels * xs.c, a.dtype);
+        for (int64_t p = 0; stream && p < a.paths; ++p)
+          __builtin_prefetch(at(y, later / a.channels * ys.n + (p * a.channels + later % a.channels) * ys.c, a.dtype));
       }
       place.level.gather_planes(element, job);
     }
@@ -98,6 +100,7 @@ void sum_planes(const Params& a, const void* grad, SequenceStrides gs, const int
       void* out = at(x, n * xs.n + c * xs.c, a.dtype);
       const int64_t later = later_task(i, end, length * element);
       int64_t next = element * ((later / a.channels - n) * gs.n + (later % a.channels - c) * gs.c);
+      if (stream) __builtin_prefetch(at(x, later / a.channels * xs.n + later % a.channels * xs.c, a.dtype));
       for (int64_t p = 0; p < a.paths; ++p) {
         const int64_t from = n * gs.n + (p * a.channels + c) * gs.c;
         planes[p] = at(grad, from, a.dtype);

@@ -28,7 +28,7 @@ void sum_planes_by(const PlaneSum& job) {
   for (; q + kLine <= length; q += kLine) {
 #pragma GCC unroll 4
     for (int64_t p = 0; p < paths; ++p) ask_for(reinterpret_cast<const char*>(plane(p) + q) + next);
-    if (!stream) ask_to_write(out + q);
+    stream ? ask_for_page(out + q, 64) : ask_to_write(out + q);
     for (int64_t i = 0; i < kLine; i += kLanes<A>) sum(q + i);
   }
   for (; q + kLanes<A> <= length; q += kLanes<A>) sum(q);
@@ -52,7 +52,7 @@ void sum_picked_by(const PlaneSum& job) {
   const auto plane = [&](int64_t p) { return P > 0 ? known[p] : static_cast<const float*>(job.planes[p]); };
   float* const out = static_cast<float*>(job.out);
   for (int64_t i = 0, q = 0; i < lines; ++i, q += kPicked) {
-    if (!stream) ask_to_write(out + q);
+    stream ? ask_for_page(out + q, 64) : ask_to_write(out + q);
     FloatVector total = {};
 #pragma GCC unroll 4
     for (int64_t p = 0; p < paths; ++p) {
@@ -105,6 +105,7 @@ void sum_path(const PlaneSum& job, int64_t p) {
   const char* const next = static_cast<const char*>(job.planes[last ? 0 : p + 1]) + (last ? job.next : 0) - lines * 64;
   for (const PickBlock* block = job.blocks + p * blocks; block < job.blocks + (p + 1) * blocks; ++block) {
     const char* soon = (block->ask < lines ? plane : next) + block->ask * 64;
+    if (first && path.stream) ask_for(path.out + (block - job.blocks) * (kBlock * kPicked));  // its pages, one by one
     const Picks* picks = block->picks;
     const auto done = [&](int64_t count) ALWAYS_INLINE { picks += count, soon += count * 64; };
     sum_lines<4, first, last>(path, picks, block->counts[0], soon), done(block->counts[0]);

@@ -194,6 +194,8 @@ void sum_runs_by(const PixelSum& job) {
   };
   const RunBlock* const end = job.runs + (3 * length / kPicked + kRuns - 1) / kRuns;
   for (const RunBlock* block = job.runs; block < end; ++block) {
+    // (The pages of this sample, one by one, which the next one writes.)
+    if (stream) ask_for(static_cast<const char*>(job.out) + (block - job.runs) * (kRuns * 64));
     int64_t k = 0;
     for (; k < block->firsts; ++k)
       run(*block, k, [=](int64_t i, __m512 part) ALWAYS_INLINE {
