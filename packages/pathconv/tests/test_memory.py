@@ -59,9 +59,11 @@ for c, paths, dtype, end, place in itertools.product(
 """
 
 
-# Three channels along three paths of enough images that their places are packed, and planes enough to be picked.
+# Three channels along three paths of enough images that plans are followed, and planes enough to be picked; the last
+# image but a number behind the one before it.
 PACKED = """
-for (height, width), end, place in itertools.product(((1, 1), (6, 7), (8, 8)), ends, (guarded, channels_last)):
+sizes = (1, 1), (6, 7), (8, 8), (14, 25)
+for (height, width), end, place in itertools.product(sizes, ends, (guarded, channels_last)):
     index = torch.stack([torch.randperm(height * width) for _ in range(3)])
     tables = [guarded(table.int(), end) for table in (index, index.argsort(1))]
     for last in (False, True):
@@ -73,6 +75,16 @@ for (height, width), end, place in itertools.product(((1, 1), (6, 7), (8, 8)), e
         assert torch.equal(ops.traverse(one.expand_as(x), *tables, last), y[:1].expand_as(y))
         found = ops.traverse_adjoint(found.expand_as(y), *tables, height, width, last)
         torch.testing.assert_close(found, 3 * x[:1].expand_as(x))
+        if place is channels_last:
+            length = height * width
+            flat = guarded(torch.randn(3 * length + 11), end)
+            near = flat.as_strided((12, 3, height, width), (1, 1, 3 * width, 3))
+            y = ops.traverse(near, *tables, last)
+            assert torch.equal(y, ops.traverse(near.clone(), *tables, last))
+            flat = guarded(torch.randn(9 * length + 11), end)
+            near = flat.as_strided((12, 9, length), (1, 1, 9))
+            found = ops.traverse_adjoint(near, *tables, height, width, last)
+            torch.testing.assert_close(found, ops.traverse_adjoint(near.clone(), *tables, height, width, last))
 """
 
 # All paths read one plane, the last in memory; blocks of its size are overwritten once they are given back.

@@ -88,6 +88,8 @@ def test_planes_are_picked_to_the_bit(level, batch, channels, paths, height, wid
         (6, 4, 4),  # one tile
         (9, 6, 8),  # whole tiles
         (1, 8, 8),
+        (5, 14, 25),  # 65.6 runs of sums: whole blocks, and pixels beyond them
+        (5, 20, 26),
         (700, 32, 31),  # written past the cache
     ],
 )
@@ -123,21 +125,69 @@ def test_what_is_kept_of_a_table_follows_its_numbers(level):
             torch.testing.assert_close(found, 3 * x)
 
 
+def paths_of(kinds: list[str], height: int, width: int):
+    """Tables of curves and of pixels in any order."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.arange(height * width)
+    orders = []
+    for kind in kinds:
+        if kind == "any":
+            orders.append(pixels[torch.randperm(len(pixels), generator=generator)])
+        else:
+            orders.append(path_tables([pathconv.PathConfig(kind)], height, width).index[0].long())
+    order = torch.stack(orders)
+    return path_tables(torch.stack((order // width, order % width), -1), height, width)
+
+
 @pytest.mark.parametrize(
-    ("batch", "height", "width"),
+    ("batch", "height", "width", "kinds"),
     [
-        (11, 213, 209),  # a tail
-        (28, 224, 224),  # written past the cache
+        (11, 213, 209, ["hilbert", "serpentine", "raster"]),  # a tail
+        (28, 224, 224, ["hilbert", "serpentine", "raster"]),  # written past the cache
+        (11, 224, 300, ["hilbert", "any"]),  # lines in pieces and lines of numbers all over the plane
+        (11, 200, 170, ["any", "zorder", "hilbert", "raster"]),
+        (11, 220, 200, ["any", "any", "hilbert"]),  # most of them all over the plane
     ],
 )
-def test_planes_too_large_for_the_cache_are_summed_path_by_path(level, batch, height, width):
-    paths = [pathconv.PathConfig("hilbert"), pathconv.PathConfig("serpentine"), pathconv.PathConfig("raster")]
-    tables = path_tables(paths, height, width)
-    y = torch.randn(batch, 9, height * width, generator=torch.Generator().manual_seed(0))
-    first, second, third = (part[:, :, inverse.long()] for part, inverse in zip(y.chunk(3, 1), tables.inverse))
+def test_planes_too_large_for_the_cache_are_summed_path_by_path(level, batch, height, width, kinds):
+    tables = paths_of(kinds, height, width)
+    y = torch.randn(batch, 3 * len(kinds), height * width, generator=torch.Generator().manual_seed(0))
+    parts = [part[:, :, inverse.long()] for part, inverse in zip(y.chunk(len(kinds), 1), tables.inverse)]
     for channels_last in (False, True):
         found = torch.ops.pathconv.traverse_adjoint(y, *tables, channels_last)
-        assert torch.equal(found.flatten(2), first + second + third)
+        assert torch.equal(found.flatten(2), sum(parts[1:], parts[0]))
+
+
+@pytest.mark.parametrize(("batch", "height", "width"), [(70, 32, 31), (9, 120, 113)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_sums_of_pixels_do_not_depend_on_threads(level, batch, height, width, channels_last):
+    tables = paths_of(["hilbert", "zorder", "serpentine"], height, width)
+    y = last(torch.randn(batch, 9, height * width, generator=torch.Generator().manual_seed(0)))
+    found = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3, 7):
+            torch.set_num_threads(count)
+            found.append(torch.ops.pathconv.traverse_adjoint(y, *tables, channels_last))
+    finally:
+        torch.set_num_threads(threads)
+    parts = [part[:, :, inverse.long()] for part, inverse in zip(y.chunk(3, 1), tables.inverse)]
+    torch.testing.assert_close(found[0].flatten(2), parts[0] + parts[1] + parts[2])
+    assert all(torch.equal(other, found[0]) for other in found[1:])
+
+
+def test_tables_may_name_a_pixel_more_than_once(level):
+    """The op follows any table: here both are of random numbers, and neither is the other's inverse."""
+    generator = torch.Generator().manual_seed(0)
+    index, inverse = torch.randint(0, 1024, (2, 3, 1024), generator=generator, dtype=torch.int32)
+    x = torch.randint(-99, 99, (12, 3, 32, 32), generator=generator).float()
+    y = torch.randint(-99, 99, (12, 9, 1024), generator=generator).float()
+    parts = [part[:, :, table.long()] for part, table in zip(y.chunk(3, 1), inverse)]
+    for lay in (Tensor.contiguous, last):
+        found = torch.ops.pathconv.traverse(lay(x), index, inverse, lay is last)
+        assert torch.equal(found, torch.cat([x.flatten(2)[:, :, table.long()] for table in index], 1))
+        found = torch.ops.pathconv.traverse_adjoint(lay(y), index, inverse, 32, 32, lay is last)
+        assert torch.equal(found.flatten(2), parts[0] + parts[1] + parts[2])
 
 
 def test_places_take_all_of_their_bits():
@@ -149,6 +199,8 @@ def test_places_take_all_of_their_bits():
     y = pathconv.traverse(x, tables)
     for part, path in zip(y.chunk(3, 1), tables.index):
         assert torch.equal(part, x.flatten(2)[:, :, path.long()])
+    found = torch.ops.pathconv.traverse_adjoint(y, *tables, True)
+    torch.testing.assert_close(found, 3 * x)
     tables = path_tables("og", 1448, 1448)
     assert 2**21 * 0.99 < tables.index.shape[1] <= 2**21
     x = torch.randn(32, 1, 1448, 1448, generator=torch.Generator().manual_seed(0))

@@ -136,10 +136,10 @@ inline void ask_to_write(const void* memory) {
 }
 
 // What goes past the cache still needs the address of its page, which may take as long to find as a line of memory:
-// where the `bytes` at `out` are the last of a page, the one behind it is asked for.
-ALWAYS_INLINE inline void ask_for_page(const void* out, int64_t bytes) {
+// with the first `bytes` of a page the one behind it is asked for.
+ALWAYS_INLINE inline void ask_for_page(const void* out, uintptr_t bytes) {
   constexpr uintptr_t kPage = 4096;
-  if (reinterpret_cast<uintptr_t>(out) % kPage + bytes > kPage) ask_for(static_cast<const char*>(out) + kPage);
+  if (reinterpret_cast<uintptr_t>(out) % kPage < bytes) ask_for(static_cast<const char*>(out) + kPage);
 }
 
 // Into the second-level cache the lines that begin in the i-th piece of `size` bytes: each once, evenly among the work,
@@ -151,13 +151,6 @@ ALWAYS_INLINE inline void ask_for_piece(const char* memory, int64_t i, int64_t s
 }
 ALWAYS_INLINE inline void ask_to_write_piece(const char* memory, int64_t i, int64_t size) {
   for (int64_t line = (i * size + 63) / 64 * 64; line < (i + 1) * size; line += 64) ask_to_write(memory + line);
-}
-
-// The i-th of kLines lines of a later sample that one of so many turns asks for: a third of them each from three places
-// of the sample, which memory brings sooner than as many in a row.
-template <int64_t kLines>
-ALWAYS_INLINE inline void ask_for_line(const char* sample, int64_t turns, int64_t turn, int64_t i) {
-  ask_for(sample + (i % 3 * turns + turn) * (kLines / 3 * 64) + i / 3 * 64);
 }
 
 inline void stream_line(const void* in, void* out) {

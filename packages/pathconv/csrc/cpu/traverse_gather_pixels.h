@@ -45,7 +45,7 @@ inline void stream_lines(const char* in, char* out, int64_t bytes) {
 }
 
 // Positions of one turn, whole cache lines in all; results go past the cache in turns of so many bytes.
-constexpr int64_t kRun = 32, kRunBytes = 8192;
+constexpr int64_t kTurn = 32, kTurnBytes = 8192;
 
 // P paths of dense pixels of `kBytes` where these are known, else 0.
 template <class Pieces, int P, int64_t kBytes>
@@ -55,7 +55,7 @@ void gather_pixels_by(const PixelGather& job) {
   const char* const pixels = static_cast<const char*>(job.pixels);
   const char* next = static_cast<const char*>(job.next != nullptr ? job.next : job.pixels);
   const int32_t* const index = job.index;
-  char lines[kRunBytes + 64] __attribute__((aligned(64)));
+  char lines[kTurnBytes + 64] __attribute__((aligned(64)));
   char* out = static_cast<char*>(job.out);
   const auto gather = [&](int64_t l, char* to) ALWAYS_INLINE {
     const int32_t* at = index + l;
@@ -68,27 +68,27 @@ void gather_pixels_by(const PixelGather& job) {
       }
     }
   };
-  const bool stream = job.stream && kRun * position <= kRunBytes;
+  const bool stream = job.stream && kTurn * position <= kTurnBytes;
   int64_t l = 0;
-  for (; l + kRun < length; l += kRun, out += kRun * position, next += kRun * pixel) {
+  for (; l + kTurn < length; l += kTurn, out += kTurn * position, next += kTurn * pixel) {
     char* const to = stream ? lines : out;
     if constexpr (P > 0) {
 #pragma GCC unroll 32
-      for (int64_t i = 0; i < kRun; ++i) {
+      for (int64_t i = 0; i < kTurn; ++i) {
         ask_for_piece(next, i, pixel);
         if (!stream) ask_to_write_piece(out, i, position);
         gather(l + i, to + i * position);
       }
     } else {
-      for (int64_t i = 0; i < kRun; ++i) {
+      for (int64_t i = 0; i < kTurn; ++i) {
         ask_for_piece(next, i, pixel);
         if (!stream) ask_to_write_piece(out, i, position);
         gather(l + i, to + i * position);
       }
     }
     if (stream) {
-      ask_for_page(out, kRun * position);
-      stream_lines(lines, out, kRun * position);
+      ask_for_page(out, kTurn * position);
+      stream_lines(lines, out, kTurn * position);
     }
   }
   // What is written with the last position must not reach beyond it.
@@ -99,8 +99,8 @@ void gather_pixels_by(const PixelGather& job) {
 
 #if LEVEL_BYTES == 64
 // Four pixels of three channels at `place(0)`, ..., each in a slot of four numbers behind `lead` numbers.
-template <int lead, class Place>
-ALWAYS_INLINE inline __m512 four_pixels(const float* pixels, const Place& place) {
+template <int lead, class F>
+ALWAYS_INLINE inline __m512 four_pixels(const float* pixels, const F& place) {
   const auto one = [=](int64_t i) ALWAYS_INLINE { return _mm_loadu_ps(pixels + place(i) - lead); };
   const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(one(0)), one(1), 1);
   const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(one(2)), one(3), 1);
@@ -128,7 +128,7 @@ void gather_threes_by(const PixelGather& job) {
   for (int64_t turn = 0; turn < turns; ++turn, places += kPicked) {
 #pragma GCC unroll 3
     for (int64_t part = 0; part < 3; ++part, out += 48) {
-      ask_for_line<3>(next, turns, turn, part);
+      ask_for(next + (part * turns + turn) * 64);  // three places, which memory brings sooner than three in a row
       __m512 slots[4];
 #pragma GCC unroll 4
       for (int64_t k = 0; k < 4; ++k)

@@ -45,9 +45,9 @@ struct PickBlock {
 };
 
 // Runs of 16 pixels, each once for each of three paths, in the order in which the path reaches the last of them.
-constexpr int64_t kRuns = 32;
+constexpr int64_t kRuns = 32, kRunBytes = 16 * 3 * sizeof(float);
 struct RunBlock {
-  int64_t ask;                   // bytes from the first position to what is to be asked for with the first run
+  int64_t ask;                   // bytes from the first position, or beyond them of the next sample's, to be asked for
   int32_t firsts, count;         // runs; those that are the first of their pixels stand before the others
   int32_t to[kRuns];             // elements from the first pixel to the run
   int32_t from[kRuns][kPicked];  // elements from the first position to what its pixels are the sums of
@@ -98,15 +98,15 @@ struct PixelSum {
   int64_t position, path;  // elements from position to position, from path to path
   const int32_t* inverse;  // (P, length)
   int64_t paths, length, channels;
-  void* out;     // (length, channels)
-  int64_t next;  // bytes from these positions to those of a later task
+  void* out;         // (length, channels)
+  int64_t next = 0;  // bytes from these positions to those of a later task
   // Slots of kSlot bytes, one per pixel and all zero, to which `index`, (P, length), scatters what is read; or null.
   void* slots = nullptr;
   const int32_t* index = nullptr;
   bool stream = false;  // past the cache
-  // (3 * length / kPicked / kRuns, rounded up) or null: three paths of three channels of float32, dense, of which what
-  // follows the last position may be read, or (`last`) what precedes the first. The sums of whole runs stay in `sums`,
-  // and those that are there from the sample before go to `previous`, or nowhere where it is null.
+  // Of 3 * (length / kPicked) runs, or null: three paths of three channels of float32, dense, of which what follows the
+  // last position may be read, or (`last`) what precedes the first. The sums of runs stay in `sums`, those that are
+  // there from the sample before go to `previous`, if it is not null; pixels beyond whole runs go to `out` at once.
   const RunBlock* runs = nullptr;
   void *sums = nullptr, *previous = nullptr;
   bool last = false;
@@ -141,7 +141,7 @@ struct Product {
 // The kernels of one level; `wide` is float64, else float32. Sums of accumulators narrow to `dtype`.
 struct Level {
   int64_t bytes;
-  bool picks;  // whether planes are picked
+  bool plans;  // whether it follows plans: picks, blocks, places and runs
   void (*gather_planes)(int64_t element, const PlaneGather&);
   void (*gather_pixels)(const PixelGather&);
   void (*sum_planes)(DType in, DType out, const PlaneSum&);

@@ -126,38 +126,33 @@ void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int
   const int64_t length = a.length(), bytes = length * a.channels * bytes_of(a.dtype);
   const bool direct = dense_pixels(a, xs);
   Plan<RunBlock> runs;  // (each sample has another one before or behind it)
-  if (direct && gs.l == 9 && gs.c == 1 && gs.n > 0) runs = plan_runs(a, inverse, place);
+  if (gs.l == 9 && gs.c == 1 && gs.n > 0) runs = plan_runs(a, inverse, place);
   const bool running = data_of(runs) != nullptr, scattered = !running && scatters(a, gs);
-  // (Where slots are read for the last time, or by what moves: other reads would find little in the cache, too.)
+  // Scattered sums are written in one go, where only the result counts; else what is read wants the cache, too.
   const bool stream = direct && streams(x, bytes, a.batch * bytes * (scattered ? 1 : 1 + a.paths));
   run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
-    std::unique_ptr<Scratch> copy;
-    if (!direct) copy = std::make_unique<Scratch>(bytes);
-    const Scratch slots(scattered ? length * kSlot : 0), sums(running ? bytes : 0);
-    void* previous = nullptr;
+    const Scratch slots(scattered ? length * kSlot : 0), sums(running || !direct ? bytes : 0);
+    void* previous = nullptr;  // where the sums of runs go that are still in `sums`
     for (int64_t n = begin; n < end; ++n) {
       void* const out = at(x, n * xs.n, a.dtype);
-      const int64_t next = n + 1 < end && !scattered ? gs.n * bytes_of(a.dtype) : 0;
-      PixelSum job = {at(grad, n * gs.n, a.dtype),
-                      gs.l,
-                      a.channels * gs.c,
-                      inverse,
-                      a.paths,
-                      length,
-                      a.channels,
-                      direct ? out : copy->data(),
-                      next,
-                      scattered ? slots.data() : nullptr,
-                      index,
-                      stream};
-      if (running)
-        job.runs = runs->data(), job.sums = sums.data(), job.previous = previous, job.last = n + 1 == a.batch;
+      PixelSum job = {at(grad, n * gs.n, a.dtype), gs.l, a.channels * gs.c, inverse, a.paths, length, a.channels,
+                      direct ? out : sums.data()};
+      job.next = n + 1 < end && !scattered ? gs.n * bytes_of(a.dtype) : 0;
+      job.index = index;
+      job.stream = stream;
+      if (scattered) job.slots = slots.data();
+      if (running) {
+        job.runs = runs->data();
+        job.sums = sums.data();
+        job.previous = previous;
+        job.last = n + 1 == a.batch;
+      }
       place.level.sum_pixels(a.dtype, a.dtype, job);
-      if (!direct) copy_image(a, copy->data(), pixels_of(a), out, xs, a.channels);
-      previous = out;
+      if (direct) previous = out;
+      if (!direct) copy_image(a, sums.data(), pixels_of(a), out, xs, a.channels);
     }
-    if (running && previous != nullptr)
-      std::memcpy(previous, sums.data(), length / kPicked * kPicked * 3 * sizeof(float));
+    if (running && previous != nullptr)  // (all but the pixels beyond whole runs)
+      std::memcpy(previous, sums.data(), length / kPicked * kRunBytes);
   });
 }
 

@@ -14,18 +14,17 @@ constexpr int64_t kPlannedSamples = 4;     // that are worth places or runs
 constexpr int64_t kAskAhead = 1 << 14;     // bytes, of which memory brings the last half a microsecond later
 constexpr int64_t kKeptPlans = 64, kKeptBytes = 64 << 20;  // and their tables
 
-// The plans of the last tables, each with a copy of its table and what else it was made of.
+// The plans of one kind of the last tables, each with a copy of its table.
 template <class T>
 class Recent {
  public:
-  using Key = std::array<int64_t, 3>;
-
   template <class Make>
-  Plan<T> plan(const int32_t* table, int64_t count, Key key, const Make& make) {
+  Plan<T> plan(const int32_t* table, int64_t paths, int64_t length, const Make& make) {
+    const int64_t count = paths * length;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
-        if (entry->key != key || static_cast<int64_t>(entry->table.size()) != count) continue;
+        if (entry->length != length || static_cast<int64_t>(entry->table.size()) != count) continue;
         if (!std::equal(table, table + count, entry->table.data())) continue;
         entries_.splice(entries_.begin(), entries_, entry);
         return entry->plan;
@@ -33,7 +32,7 @@ class Recent {
     }
     const Plan<T> made = std::make_shared<const std::vector<T>>(make());
     const std::lock_guard<std::mutex> lock(mutex_);
-    entries_.push_front({key, {table, table + count}, made});
+    entries_.push_front({length, {table, table + count}, made});
     bytes_ += bytes_of(entries_.front());
     while (bytes_ > kKeptBytes || static_cast<int64_t>(entries_.size()) > kKeptPlans) {
       bytes_ -= bytes_of(entries_.back());
@@ -44,7 +43,7 @@ class Recent {
 
  private:
   struct Entry {
-    Key key;
+    int64_t length;
     std::vector<int32_t> table;
     Plan<T> plan;
   };
@@ -100,22 +99,22 @@ std::vector<Picks> all_picks(const int32_t* table, int64_t paths, int64_t length
 
 bool are_picked(const Params& a, Place place) {
   const int64_t length = a.length();
-  return place.level.picks && a.dtype == DType::float32 && length <= kPlaces && a.paths * length <= kMostNumbers &&
+  return place.level.plans && a.dtype == DType::float32 && length <= kPlaces && a.paths * length <= kMostNumbers &&
          a.batch * a.channels >= kPickedPlanes && length >= kPicked;
 }
 
 bool are_threes(const Params& a, Place place) {
-  return place.level.picks && a.dtype == DType::float32 && a.channels == 3 && a.paths == 3 &&
-         a.batch >= kPlannedSamples && 3 * a.length() <= std::min(kPlaces, kMostNumbers);
+  return place.level.plans && a.dtype == DType::float32 && a.channels == 3 && a.paths == 3 &&
+         a.batch >= kPlannedSamples && 3 * a.length() <= kPlaces;
 }
 
-// The i-th of some lines of 16 numbers, or of some runs of 16 pixels, that paths reach.
+// 16 neighbouring pixels, or numbers of a plane, as a path reaches them.
 struct Reached {
-  int32_t last;  // position of its last number
+  int32_t last;  // position of the last of them
   int32_t path, line;
 };
 
-// By when they are reached.
+// All of them, by when they are reached.
 std::vector<Reached> reached(const int32_t* inverse, int64_t paths, int64_t length) {
   std::vector<Reached> all;
   for (int64_t p = 0; p < paths; ++p)
@@ -127,20 +126,22 @@ std::vector<Reached> reached(const int32_t* inverse, int64_t paths, int64_t leng
   return all;
 }
 
-// How far ahead, in bytes, memory is asked for that is read in this order, `step` bytes of each, `position` bytes of
-// each position: before it is needed, by as long as memory may take, but not more than all.
-int64_t ask_ahead(const std::vector<Reached>& all, int64_t step, int64_t position) {
+// How far ahead memory is asked for that is read in this order, `line` bytes at each step, of `position` bytes of each
+// position: before it is needed, by as long as memory may take. Not more than all; what is left is a multiple of
+// `block`, so that a block of steps asks for nothing beyond the end and what comes next at once.
+int64_t ask_ahead(const std::vector<Reached>& all, int64_t line, int64_t position, int64_t block) {
   int64_t late = 0, i = 0;
-  for (const Reached& one : all) late = std::max(late, one.last * position - step * i++);
-  return std::min<int64_t>(late + kAskAhead, all.size() * step);
+  for (const Reached& one : all) late = std::max(late, one.last * position - line * i++);
+  const int64_t bytes = all.size() * line, left = std::max<int64_t>(bytes - late - kAskAhead, 0);
+  return bytes - left / (block * line) * (block * line);
 }
 
 void block_path(const int32_t* inverse, const Picks* picks, int64_t length, std::vector<PickBlock>& blocks) {
   const std::vector<Reached> all = reached(inverse, 1, length);
-  const int64_t lines = all.size(), ahead = ask_ahead(all, 64, sizeof(float)) / 64;
+  const int64_t lines = all.size(), ahead = ask_ahead(all, 64, sizeof(float), kBlock) / 64;
   for (int64_t i = 0; i < lines; i += kBlock) {
     PickBlock block = {};
-    block.ask = i + (ahead + kBlock - 1) / kBlock * kBlock;
+    block.ask = i + ahead;
     int64_t count = 0;
     for (int64_t kind = 0; kind < 4; ++kind)
       for (int64_t k = i; k < std::min(i + kBlock, lines); ++k) {
@@ -159,13 +160,13 @@ void block_path(const int32_t* inverse, const Picks* picks, int64_t length, std:
 Plan<Picks> plan_picks(const Params& a, const int32_t* table, Place place) {
   if (!are_picked(a, place)) return nullptr;
   const int64_t paths = a.paths, length = a.length();
-  return recent<Picks>().plan(table, paths * length, {length}, [=] { return all_picks(table, paths, length); });
+  return recent<Picks>().plan(table, paths, length, [=] { return all_picks(table, paths, length); });
 }
 
 Plan<PickBlock> plan_blocks(const Params& a, const int32_t* inverse, Place place) {
   if (!are_picked(a, place)) return nullptr;
   const int64_t paths = a.paths, length = a.length();
-  return recent<PickBlock>().plan(inverse, paths * length, {length}, [=] {
+  return recent<PickBlock>().plan(inverse, paths, length, [=] {
     const std::vector<Picks> picks = all_picks(inverse, paths, length);
     std::vector<PickBlock> blocks;
     for (int64_t p = 0; p < paths && !picks.empty(); ++p)
@@ -177,7 +178,7 @@ Plan<PickBlock> plan_blocks(const Params& a, const int32_t* inverse, Place place
 Plan<uint64_t> plan_places(const Params& a, const int32_t* table, Place place) {
   if (!are_threes(a, place)) return nullptr;
   const int64_t length = a.length();
-  return recent<uint64_t>().plan(table, 3 * length, {length}, [=] {
+  return recent<uint64_t>().plan(table, 3, length, [=] {
     const int32_t *second = table + length, *third = second + length;
     std::vector<uint64_t> places(length);
     for (int64_t i = 0; i < length; ++i) places[i] = places_of(3 * table[i], 3 * second[i], 3 * third[i]);
@@ -188,14 +189,14 @@ Plan<uint64_t> plan_places(const Params& a, const int32_t* table, Place place) {
 Plan<RunBlock> plan_runs(const Params& a, const int32_t* inverse, Place place) {
   if (!are_threes(a, place)) return nullptr;
   const int64_t length = a.length();
-  return recent<RunBlock>().plan(inverse, 3 * length, {length}, [=] {
+  return recent<RunBlock>().plan(inverse, 3, length, [=] {
     const std::vector<Reached> all = reached(inverse, 3, length);
-    const int64_t runs = all.size(), step = 3 * 64, ahead = ask_ahead(all, step, 9 * sizeof(float));
+    const int64_t runs = all.size(), ahead = ask_ahead(all, kRunBytes, 9 * sizeof(float), kRuns);
     std::vector<bool> begun(length / kPicked);
     std::vector<RunBlock> blocks;
     for (int64_t i = 0; i < runs; i += kRuns) {
       RunBlock block = {};
-      block.ask = ahead + i * step;
+      block.ask = i * kRunBytes + ahead;
       const auto add = [&](const Reached& run) {
         const int32_t* const numbers = inverse + run.path * length + run.line * kPicked;
         block.to[block.count] = 3 * kPicked * run.line;
@@ -204,7 +205,11 @@ Plan<RunBlock> plan_runs(const Params& a, const int32_t* inverse, Place place) {
       };
       std::vector<Reached> others;
       for (int64_t k = i; k < std::min(i + kRuns, runs); ++k) {
-        begun[all[k].line] ? others.push_back(all[k]) : add(all[k]);
+        if (begun[all[k].line]) {
+          others.push_back(all[k]);
+        } else {
+          add(all[k]);
+        }
         begun[all[k].line] = true;
       }
       block.firsts = block.count;

@@ -1,5 +1,5 @@
 // What a kernel wants to know of a table of paths before it follows it: found out once, and kept for the last tables
-// (64 of each kind, in 64 MB with their tables at most).
+// (64 of each of four kinds, each kind in 64 MB with its tables at most).
 #pragma once
 
 #include <memory>
@@ -24,7 +24,8 @@ Plan<Picks> plan_picks(const Params&, const int32_t* table, Place);
 Plan<PickBlock> plan_blocks(const Params&, const int32_t* inverse, Place);
 
 // Three channels of float32, dense, along three paths: of each number of a table (3, length) the places of the pixels,
-// and of an inverse table the runs; none where the level has no use for them, or there are few samples.
+// and of an inverse table the runs, whose order is also that in which they are summed; none where the level has no use
+// for them, or there are few samples.
 Plan<uint64_t> plan_places(const Params&, const int32_t* table, Place);
 Plan<RunBlock> plan_runs(const Params&, const int32_t* inverse, Place);
 

@@ -12,13 +12,13 @@ namespace {
 template <class Pieces, class T, class O>
 void sum_small_pixels_by(const PixelSum& job) {
   using A = typename AccumulatorOf<T>::type;
-  constexpr int64_t kNumbers = kRun * kLanes<A>;
+  constexpr int64_t kNumbers = kTurn * kLanes<A>;
   T part[kNumbers + kLanes<A>];
   A sums[kNumbers + kLanes<A>];
   O* out = static_cast<O*>(job.out);
   const int64_t bytes = job.channels * sizeof(T);
-  for (int64_t q = 0; q < job.length; q += kRun, out += kRun * job.channels) {
-    const int64_t pixels = job.length - q < kRun ? job.length - q : kRun, count = pixels * job.channels;
+  for (int64_t q = 0; q < job.length; q += kTurn, out += kTurn * job.channels) {
+    const int64_t pixels = job.length - q < kTurn ? job.length - q : kTurn, count = pixels * job.channels;
     for (int64_t p = 0; p < job.paths; ++p) {
       const T* positions = static_cast<const T*>(job.positions) + p * job.path;
       const int32_t* inverse = job.inverse + p * job.length + q;
@@ -29,8 +29,8 @@ void sum_small_pixels_by(const PixelSum& job) {
         store(sums + i, p == 0 ? load(part + i) : load(sums + i) + load(part + i));
     }
     for (int64_t i = 0; i < count; i += kLanes<A>) store_up_to(out + i, load(sums + i), count - i);
-    const int64_t run = kRun * job.position * sizeof(T);
-    ask_for_piece(static_cast<const char*>(job.positions) + job.next, q / kRun, run);
+    const int64_t run = kTurn * job.position * sizeof(T);
+    ask_for_piece(static_cast<const char*>(job.positions) + job.next, q / kTurn, run);
   }
 }
 
@@ -101,25 +101,6 @@ void sum_pieces(const PixelSum& job) {
   __builtin_memcpy(out, lines, (length - q) * channels * sizeof(A));
 }
 
-#if LEVEL_BYTES == 64
-// Of `count` slots, a multiple of 16, the first three of every four numbers to `out`; the slots become zero.
-inline void squeeze_threes(float* slots, int64_t count, float* out, bool stream) {
-  const __m512i first = _mm512_setr_epi32(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18, 20);
-  const __m512i second = _mm512_setr_epi32(5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18, 20, 21, 22, 24, 25);
-  const __m512i third = _mm512_setr_epi32(10, 12, 13, 14, 16, 17, 18, 20, 21, 22, 24, 25, 26, 28, 29, 30);
-  for (int64_t i = 0; i < count; i += 16, slots += 64, out += 48) {
-    __m512 v[4];
-    for (int64_t k = 0; k < 4; ++k) {
-      v[k] = _mm512_loadu_ps(slots + 16 * k);
-      _mm512_storeu_ps(slots + 16 * k, _mm512_setzero_ps());
-    }
-    put_line(out, (__m512i)_mm512_permutex2var_ps(v[0], first, v[1]), stream);
-    put_line(out + 16, (__m512i)_mm512_permutex2var_ps(v[1], second, v[2]), stream);
-    put_line(out + 32, (__m512i)_mm512_permutex2var_ps(v[2], third, v[3]), stream);
-  }
-}
-#endif
-
 // The other way round: positions in their order, as memory likes them best, each part added to the slot of its pixel.
 // Along a path neighbours follow each other, so slots are in the cache. At the end they are written out, and are zero.
 template <int P, int C, class A, int B>
@@ -150,12 +131,6 @@ void scatter_pieces(const PixelSum& job) {
   A* out = static_cast<A*>(job.out);
   for (int64_t q = 0; q < length; q += kPixels, out += kPixels * channels) {
     const int64_t count = length - q < kPixels ? length - q : kPixels;
-#if LEVEL_BYTES == 64
-    if (sizeof(A) == 4 && C == 3 && count == kPixels) {
-      squeeze_threes(reinterpret_cast<float*>(slots + q), count, reinterpret_cast<float*>(out), job.stream);
-      continue;
-    }
-#endif
     for (int64_t i = 0; i < count; ++i) {
       __builtin_memcpy(lines + i * channels, slots + q + i, B);
       slots[q + i] = Piece{};
@@ -178,39 +153,43 @@ void sum_or_scatter(const PixelSum& job) {
 // Run by run, so that positions are read once from one end to the other, as memory likes them best.
 template <bool stream, int lead>
 void sum_runs_by(const PixelSum& job) {
-  const int64_t length = job.length, whole = length / kPicked * kPicked;
+  const int64_t length = job.length, runs = length / kPicked * 3;
   const float* const positions = static_cast<const float*>(job.positions);
   float *const sums = static_cast<float*>(job.sums), *const previous = static_cast<float*>(job.previous);
-  const auto run = [=](const RunBlock& block, int64_t k, const auto& put_sum) ALWAYS_INLINE {
-    const char* const soon = reinterpret_cast<const char*>(positions) + block.ask + k * 192;
+  float* const out = static_cast<float*>(job.out);
+  const auto sum_run = [=](const RunBlock& block, const char* soon, int64_t k, const auto& add) ALWAYS_INLINE {
     __m512 slots[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      if (i < 3) ask_for(soon + 64 * i);
+      if (i < 3) ask_for(soon + k * kRunBytes + 64 * i);
       slots[i] = four_pixels<lead>(positions, [&](int64_t j) ALWAYS_INLINE { return block.from[k][4 * i + j]; });
     }
 #pragma GCC unroll 3
-    for (int i = 0; i < 3; ++i) put_sum(block.to[k] + 16 * i, line_of_threes<lead>(slots, i));
+    for (int i = 0; i < 3; ++i) add(block.to[k] + 16 * i, line_of_threes<lead>(slots, i));
   };
-  const RunBlock* const end = job.runs + (3 * length / kPicked + kRuns - 1) / kRuns;
-  for (const RunBlock* block = job.runs; block < end; ++block) {
+  const char* const sample = static_cast<const char*>(job.positions);
+  for (int64_t first = 0; first < runs; first += kRuns) {
+    const RunBlock& block = job.runs[first / kRuns];
+    const char* const soon = sample + block.ask + (block.ask < runs * kRunBytes ? 0 : job.next - runs * kRunBytes);
     // (The pages of this sample, one by one, which the next one writes.)
-    if (stream) ask_for(static_cast<const char*>(job.out) + (block - job.runs) * (kRuns * 64));
+    if (stream) ask_for(out + first * kPicked);
     int64_t k = 0;
-    for (; k < block->firsts; ++k)
-      run(*block, k, [=](int64_t i, __m512 part) ALWAYS_INLINE {
+    for (; k < block.firsts; ++k)
+      sum_run(block, soon, k, [=](int64_t i, __m512 part) ALWAYS_INLINE {
         if (previous != nullptr) put_line(previous + i, (__m512i)_mm512_load_ps(sums + i), stream);
         _mm512_store_ps(sums + i, part);
       });
-    for (; k < block->count; ++k)
-      run(*block, k, [=](int64_t i, __m512 part) ALWAYS_INLINE {
+    for (; k < block.count; ++k)
+      sum_run(block, soon, k, [=](int64_t i, __m512 part) ALWAYS_INLINE {
         _mm512_store_ps(sums + i, _mm512_add_ps(_mm512_load_ps(sums + i), part));
       });
+    if (!stream)
+      for (int64_t line = first; line < first + kRuns; ++line) __builtin_prefetch(out + line * 16, 1, 3);
   }
-  for (int64_t q = whole; q < length; ++q)
+  for (int64_t q = length / kPicked * kPicked; q < length; ++q)
     for (int64_t c = 0; c < 3; ++c) {
       const auto part = [=](int64_t p) { return positions[job.inverse[p * length + q] * 9 + 3 * p + c]; };
-      static_cast<float*>(job.out)[3 * q + c] = part(0) + part(1) + part(2);
+      out[3 * q + c] = part(0) + part(1) + part(2);
     }
   if (stream) finish_streaming();
 }
