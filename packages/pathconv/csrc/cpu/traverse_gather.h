@@ -153,6 +153,13 @@ ALWAYS_INLINE inline void ask_to_write_piece(const char* memory, int64_t i, int6
   for (int64_t line = (i * size + 63) / 64 * 64; line < (i + 1) * size; line += 64) ask_to_write(memory + line);
 }
 
+// The i-th of kLines lines of a later sample that one of so many turns asks for: a third of them each from three places
+// of the sample, which memory brings sooner than as many in a row.
+template <int64_t kLines>
+ALWAYS_INLINE inline void ask_for_line(const char* sample, int64_t turns, int64_t turn, int64_t i) {
+  ask_for(sample + (i % 3 * turns + turn) * (kLines / 3 * 64) + i / 3 * 64);
+}
+
 inline void stream_line(const void* in, void* out) {
 #if LEVEL_BYTES == 64
   _mm512_stream_si512((__m512i*)out, _mm512_load_si512(in));

@@ -47,17 +47,25 @@ inline void stream_lines(const char* in, char* out, int64_t bytes) {
 // Positions of one turn, whole cache lines in all; results go past the cache in turns of so many bytes.
 constexpr int64_t kTurn = 32, kTurnBytes = 8192;
 
-// P paths of dense pixels of `kBytes` where these are known, else 0.
-template <class Pieces, int P, int64_t kBytes>
+// P paths of dense pixels of `kBytes` where these are known, else 0; whether their places come three in a number.
+template <class Pieces, int P, int64_t kBytes, bool packed = false>
 void gather_pixels_by(const PixelGather& job) {
   const int64_t paths = P > 0 ? P : job.paths, bytes = kBytes > 0 ? kBytes : job.bytes, length = job.length;
   const int64_t pixel = kBytes > 0 ? kBytes : job.pixel, position = paths * bytes;
   const char* const pixels = static_cast<const char*>(job.pixels);
-  const char* next = static_cast<const char*>(job.next != nullptr ? job.next : job.pixels);
+  const char* const sample = static_cast<const char*>(job.next != nullptr ? job.next : job.pixels);
+  const char* next = sample;
   const int32_t* const index = job.index;
+  const uint64_t* const places = job.places;
   char lines[kTurnBytes + 64] __attribute__((aligned(64)));
   char* out = static_cast<char*>(job.out);
   const auto gather = [&](int64_t l, char* to) ALWAYS_INLINE {
+    if constexpr (packed) {
+      const uint64_t at = places[l];
+#pragma GCC unroll 4
+      for (int64_t p = 0; p < P; ++p, to += bytes) Pieces::copy(pixels + place_of(at, p) * 4, to, bytes);
+      return;
+    }
     const int32_t* at = index + l;
 #pragma GCC unroll 4
     for (int64_t p = 0; p < paths; ++p, at += length, to += bytes) {
@@ -75,7 +83,8 @@ void gather_pixels_by(const PixelGather& job) {
     if constexpr (P > 0) {
 #pragma GCC unroll 32
       for (int64_t i = 0; i < kTurn; ++i) {
-        ask_for_piece(next, i, pixel);
+        if (!packed) ask_for_piece(next, i, pixel);
+        if (packed && i % 5 == 0 && i < 30) ask_for_line<6>(sample, length / kTurn, l / kTurn, i / 5);
         if (!stream) ask_to_write_piece(out, i, position);
         gather(l + i, to + i * position);
       }
@@ -128,7 +137,7 @@ void gather_threes_by(const PixelGather& job) {
   for (int64_t turn = 0; turn < turns; ++turn, places += kPicked) {
 #pragma GCC unroll 3
     for (int64_t part = 0; part < 3; ++part, out += 48) {
-      ask_for(next + (part * turns + turn) * 64);  // three places, which memory brings sooner than three in a row
+      ask_for_line<3>(next, turns, turn, part);
       __m512 slots[4];
 #pragma GCC unroll 4
       for (int64_t k = 0; k < 4; ++k)
@@ -157,6 +166,8 @@ void gather_threes(const PixelGather& job) {
 void gather_pixels(const PixelGather& job) {
 #if LEVEL_BYTES == 64
   if (job.places != nullptr) return gather_threes(job);
+#else
+  if (job.places != nullptr && !job.last) return gather_pixels_by<OnePiece<16>, 3, 12, true>(job);
 #endif
   if (job.pixel >= job.bytes && job.bytes <= 16) {
     if (job.paths == 3 && job.bytes == 12 && job.pixel == 12) return gather_pixels_by<OnePiece<16>, 3, 12>(job);

@@ -109,6 +109,9 @@ struct PixelSum {
   // there from the sample before go to `previous`, if it is not null; pixels beyond whole runs go to `out` at once.
   const RunBlock* runs = nullptr;
   void *sums = nullptr, *previous = nullptr;
+  // For levels without plans of runs: of each pixel, elements from the first position to what it is the sum of; or
+  // null.
+  const uint64_t* places = nullptr;
   bool last = false;
 };
 constexpr int64_t kTile = 16, kSlot = 16, kScatterAhead = 8192;  // pixels; bytes; bytes
@@ -141,7 +144,7 @@ struct Product {
 // The kernels of one level; `wide` is float64, else float32. Sums of accumulators narrow to `dtype`.
 struct Level {
   int64_t bytes;
-  bool plans;  // whether it follows plans: picks, blocks, places and runs
+  bool plans;  // whether it follows picks, blocks and runs
   void (*gather_planes)(int64_t element, const PlaneGather&);
   void (*gather_pixels)(const PixelGather&);
   void (*sum_planes)(DType in, DType out, const PlaneSum&);

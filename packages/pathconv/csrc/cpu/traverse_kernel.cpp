@@ -62,7 +62,7 @@ void gather_pixels(const Params& a, const void* x, ImageStrides xs, const int32_
   const bool stream = streams(y, 64, a.batch * a.paths * bytes * length) && a.paths * bytes * length % 64 == 0;
   // (Each sample has another one before or behind it, unless all are the same.)
   Plan<uint64_t> places;
-  if (direct && pixel_stride(a, xs) == 3 && xs.n > 0) places = plan_places(a, index, place);
+  if (direct && pixel_stride(a, xs) == 3 && xs.n > 0) places = plan_places(a, index, 3, 0);
   run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Scratch> scratch;
     if (!direct) scratch = std::make_unique<Scratch>(length * bytes);
@@ -125,9 +125,12 @@ void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int
                 void* x, ImageStrides xs, Place place) {
   const int64_t length = a.length(), bytes = length * a.channels * bytes_of(a.dtype);
   const bool direct = dense_pixels(a, xs);
-  Plan<RunBlock> runs;  // (each sample has another one before or behind it)
-  if (gs.l == 9 && gs.c == 1 && gs.n > 0) runs = plan_runs(a, inverse, place);
+  const bool dense = gs.l == a.paths * a.channels && gs.c == 1 && gs.n > 0;  // and another sample before or behind each
+  Plan<RunBlock> runs;
+  if (dense) runs = plan_runs(a, inverse, place);
   const bool running = data_of(runs) != nullptr, scattered = !running && scatters(a, gs);
+  Plan<uint64_t> places;
+  if (dense && !place.level.plans && !scattered) places = plan_places(a, inverse, 9, 3);
   // Scattered sums are written in one go, where only the result counts; else what is read wants the cache, too.
   const bool stream = direct && streams(x, bytes, a.batch * bytes * (scattered ? 1 : 1 + a.paths));
   run(place.parallel, a.batch, a.paths * a.channels * length, [&](int64_t begin, int64_t end) {
@@ -145,8 +148,9 @@ void sum_pixels(const Params& a, const void* grad, SequenceStrides gs, const int
         job.runs = runs->data();
         job.sums = sums.data();
         job.previous = previous;
-        job.last = n + 1 == a.batch;
       }
+      job.places = data_of(places);
+      job.last = n + 1 == a.batch;
       place.level.sum_pixels(a.dtype, a.dtype, job);
       if (direct) previous = out;
       if (!direct) copy_image(a, sums.data(), pixels_of(a), out, xs, a.channels);

@@ -19,12 +19,13 @@ template <class T>
 class Recent {
  public:
   template <class Make>
-  Plan<T> plan(const int32_t* table, int64_t paths, int64_t length, const Make& make) {
+  Plan<T> plan(const int32_t* table, int64_t paths, int64_t length, int64_t step, const Make& make) {
     const int64_t count = paths * length;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
-        if (entry->length != length || static_cast<int64_t>(entry->table.size()) != count) continue;
+        if (entry->length != length || entry->step != step || static_cast<int64_t>(entry->table.size()) != count)
+          continue;
         if (!std::equal(table, table + count, entry->table.data())) continue;
         entries_.splice(entries_.begin(), entries_, entry);
         return entry->plan;
@@ -32,7 +33,7 @@ class Recent {
     }
     const Plan<T> made = std::make_shared<const std::vector<T>>(make());
     const std::lock_guard<std::mutex> lock(mutex_);
-    entries_.push_front({length, {table, table + count}, made});
+    entries_.push_front({length, step, {table, table + count}, made});
     bytes_ += bytes_of(entries_.front());
     while (bytes_ > kKeptBytes || static_cast<int64_t>(entries_.size()) > kKeptPlans) {
       bytes_ -= bytes_of(entries_.back());
@@ -43,7 +44,7 @@ class Recent {
 
  private:
   struct Entry {
-    int64_t length;
+    int64_t length, step;
     std::vector<int32_t> table;
     Plan<T> plan;
   };
@@ -103,9 +104,10 @@ bool are_picked(const Params& a, Place place) {
          a.batch * a.channels >= kPickedPlanes && length >= kPicked;
 }
 
-bool are_threes(const Params& a, Place place) {
-  return place.level.plans && a.dtype == DType::float32 && a.channels == 3 && a.paths == 3 &&
-         a.batch >= kPlannedSamples && 3 * a.length() <= kPlaces;
+// Whether places that are `step` apart are worth a plan, and find room in it.
+bool are_threes(const Params& a, int64_t step) {
+  return a.dtype == DType::float32 && a.channels == 3 && a.paths == 3 && a.batch >= kPlannedSamples &&
+         step * a.length() <= kPlaces;
 }
 
 // 16 neighbouring pixels, or numbers of a plane, as a path reaches them.
@@ -160,13 +162,13 @@ void block_path(const int32_t* inverse, const Picks* picks, int64_t length, std:
 Plan<Picks> plan_picks(const Params& a, const int32_t* table, Place place) {
   if (!are_picked(a, place)) return nullptr;
   const int64_t paths = a.paths, length = a.length();
-  return recent<Picks>().plan(table, paths, length, [=] { return all_picks(table, paths, length); });
+  return recent<Picks>().plan(table, paths, length, 1, [=] { return all_picks(table, paths, length); });
 }
 
 Plan<PickBlock> plan_blocks(const Params& a, const int32_t* inverse, Place place) {
   if (!are_picked(a, place)) return nullptr;
   const int64_t paths = a.paths, length = a.length();
-  return recent<PickBlock>().plan(inverse, paths, length, [=] {
+  return recent<PickBlock>().plan(inverse, paths, length, 1, [=] {
     const std::vector<Picks> picks = all_picks(inverse, paths, length);
     std::vector<PickBlock> blocks;
     for (int64_t p = 0; p < paths && !picks.empty(); ++p)
@@ -175,21 +177,22 @@ Plan<PickBlock> plan_blocks(const Params& a, const int32_t* inverse, Place place
   });
 }
 
-Plan<uint64_t> plan_places(const Params& a, const int32_t* table, Place place) {
-  if (!are_threes(a, place)) return nullptr;
+Plan<uint64_t> plan_places(const Params& a, const int32_t* table, int64_t step, int64_t path) {
+  if (!are_threes(a, step)) return nullptr;
   const int64_t length = a.length();
-  return recent<uint64_t>().plan(table, 3, length, [=] {
+  return recent<uint64_t>().plan(table, 3, length, step, [=] {
     const int32_t *second = table + length, *third = second + length;
     std::vector<uint64_t> places(length);
-    for (int64_t i = 0; i < length; ++i) places[i] = places_of(3 * table[i], 3 * second[i], 3 * third[i]);
+    for (int64_t i = 0; i < length; ++i)
+      places[i] = places_of(step * table[i], step * second[i] + path, step * third[i] + 2 * path);
     return places;
   });
 }
 
 Plan<RunBlock> plan_runs(const Params& a, const int32_t* inverse, Place place) {
-  if (!are_threes(a, place)) return nullptr;
+  if (!place.level.plans || !are_threes(a, 3)) return nullptr;
   const int64_t length = a.length();
-  return recent<RunBlock>().plan(inverse, 3, length, [=] {
+  return recent<RunBlock>().plan(inverse, 3, length, 1, [=] {
     const std::vector<Reached> all = reached(inverse, 3, length);
     const int64_t runs = all.size(), ahead = ask_ahead(all, kRunBytes, 9 * sizeof(float), kRuns);
     std::vector<bool> begun(length / kPicked);

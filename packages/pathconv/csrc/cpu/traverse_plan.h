@@ -23,10 +23,12 @@ Plan<Picks> plan_picks(const Params&, const int32_t* table, Place);
 // The same of an inverse table for planes that are summed one by one.
 Plan<PickBlock> plan_blocks(const Params&, const int32_t* inverse, Place);
 
-// Three channels of float32, dense, along three paths: of each number of a table (3, length) the places of the pixels,
-// and of an inverse table the runs, whose order is also that in which they are summed; none where the level has no use
-// for them, or there are few samples.
-Plan<uint64_t> plan_places(const Params&, const int32_t* table, Place);
+// Three channels of float32, dense, along three paths; none where there are few samples. Of each number of a table
+// (3, length) the places of three paths: `step` times the number, and `path` more for each path.
+Plan<uint64_t> plan_places(const Params&, const int32_t* table, int64_t step, int64_t path);
+
+// Of an inverse table the runs, whose order is also that in which they are summed; none where the level has no use for
+// them.
 Plan<RunBlock> plan_runs(const Params&, const int32_t* inverse, Place);
 
 }  // namespace pathconv::traversal

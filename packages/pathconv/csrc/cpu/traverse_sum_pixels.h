@@ -198,6 +198,47 @@ void sum_runs(const PixelSum& job) {
   if (job.last) return job.stream ? sum_runs_by<true, 1>(job) : sum_runs_by<false, 1>(job);
   return job.stream ? sum_runs_by<true, 0>(job) : sum_runs_by<false, 0>(job);
 }
+#else
+// Three paths of three channels whose places come three in a number, pixel by pixel.
+void sum_threes(const PixelSum& job) {
+  typedef float Piece __attribute__((vector_size(16)));
+  constexpr int64_t kNumbers = 3 * kTile;  // of a tile: whole cache lines
+  const float* const positions = static_cast<const float*>(job.positions);
+  const uint64_t* const places = job.places;
+  const int64_t length = job.length, tiles = length / kTile;
+  const char* const next = static_cast<const char*>(job.positions) + job.next;
+  const auto sum = [=](int64_t q) ALWAYS_INLINE {
+    const uint64_t at = places[q];
+    Piece parts[3];
+#pragma GCC unroll 3
+    for (int64_t p = 0; p < 3; ++p) __builtin_memcpy(&parts[p], positions + place_of(at, p), 16);
+    return parts[0] + parts[1] + parts[2];
+  };
+  // The sums of one tile, and a number behind them, which those of the next tile replace.
+  const auto sum_tile = [=](int64_t turn, float* to) ALWAYS_INLINE {
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kTile; ++i) {
+      if (i < 9) ask_for_line<9>(next, tiles, turn, i);
+      const Piece pixel = sum(turn * kTile + i);
+      __builtin_memcpy(to + 3 * i, &pixel, 16);
+    }
+  };
+  float* out = static_cast<float*>(job.out);
+  int64_t turn = 0;
+  if (job.stream) {
+    float lines[kNumbers + 1] __attribute__((aligned(64)));
+    for (; turn < tiles; ++turn, out += kNumbers) {
+      sum_tile(turn, lines);
+      stream_lines(reinterpret_cast<const char*>(lines), reinterpret_cast<char*>(out), kNumbers * sizeof(float));
+    }
+    finish_streaming();
+  }
+  for (; turn + 1 < tiles; ++turn, out += kNumbers) sum_tile(turn, out);
+  for (int64_t q = turn * kTile; q < length; ++q, out += 3) {
+    const Piece pixel = sum(q);
+    __builtin_memcpy(out, &pixel, 12);
+  }
+}
 #endif
 
 template <class T, class O>
@@ -245,6 +286,8 @@ void sum_pixels_of(const PixelSum& job) {
 void sum_pixels(DType in, DType out, const PixelSum& job) {
 #if LEVEL_BYTES == 64
   if (job.runs != nullptr) return sum_runs(job);
+#else
+  if (job.places != nullptr && !job.last) return sum_threes(job);
 #endif
   by_dtypes(in, out, [&](auto from, auto to) { sum_pixels_of<decltype(from), decltype(to)>(job); });
 }
